@@ -1,0 +1,262 @@
+"""Checkpoints: finding one, checking it, and loading only the parts of it that a service uses.
+
+A checkpoint is a file in SAM's format: a state dict whose keys start with `image_encoder.`, `prompt_encoder.` or
+`mask_decoder.`, as a `.pth` of torch or as `.safetensors`. Its SHA-256 is the fingerprint of the model. It is checked
+before the file is opened as anything but bytes, and a `.pth` is opened with `weights_only=True`: it is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import structlog
+import torch
+from torch import nn
+
+from sam.downloads import download
+from sam.embedding import CheckpointOrigin, ModelIdentity
+from sam.errors import StartupError
+from sam.settings import ModelSettings
+
+log = structlog.get_logger("sam.checkpoints")
+
+STARTER = "starter"
+RANDOM_PREFIX = "random:"
+DEFAULT_MODEL = "vit_b"
+
+
+class PublishedCheckpoint(NamedTuple):
+    """One of the three files that the authors of SAM publish."""
+
+    file_name: str
+    size_bytes: int
+    sha256: str
+
+
+# Source: the model checkpoints section of segment-anything's README; digests of the published files.
+PUBLISHED: Mapping[str, PublishedCheckpoint] = {
+    "vit_b": PublishedCheckpoint(
+        "sam_vit_b_01ec64.pth", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
+    ),
+    "vit_l": PublishedCheckpoint(
+        "sam_vit_l_0b3195.pth", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
+    ),
+    "vit_h": PublishedCheckpoint(
+        "sam_vit_h_4b8939.pth", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
+    ),
+}
+
+# The width of a published image encoder tells which one it is.
+_MODEL_BY_WIDTH = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+
+
+class Checkpoint(Protocol):
+    """Weights that can be loaded into the networks of one model."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The model that the weights make."""
+
+    def load_into(self, module: nn.Module, part: str) -> None:
+        """Load one part (`image_encoder`, `prompt_encoder` or `mask_decoder`) into a module.
+
+        The module may have been built on torch's `meta` device: it then adopts the file's own pages without a copy.
+
+        Raises:
+            StartupError: the part does not fit the module.
+        """
+
+
+@dataclass(frozen=True)
+class FileCheckpoint:
+    """A checkpoint file whose digest is known."""
+
+    identity: ModelIdentity
+    path: Path
+
+    def load_into(self, module: nn.Module, part: str) -> None:
+        """See `Checkpoint.load_into`."""
+        prefix = f"{part}."
+        tensors = {key.removeprefix(prefix): value for key, value in _read(self.path).items() if key.startswith(prefix)}
+        try:
+            module.load_state_dict(tensors, assign=any(tensor.is_meta for tensor in module.parameters()))
+        except RuntimeError as error:
+            raise StartupError(
+                f"The checkpoint {self.path} does not fit the {part} of {self.identity.name}: "
+                f"{str(error).splitlines()[-1].strip()} Choose the model it was made for with --model."
+            ) from None
+        # Half-precision checkpoints (the starter is one) are computed with in float32.
+        module.float().eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint:
+    """Seeded random weights: the masks mean nothing. Every tensor depends on the seed and on its own name alone."""
+
+    identity: ModelIdentity
+    seed: int
+
+    def load_into(self, module: nn.Module, part: str) -> None:
+        """See `Checkpoint.load_into`."""
+        if any(tensor.is_meta for tensor in module.parameters()):
+            module.to_empty(device="cpu")
+        with torch.no_grad():
+            for name, tensor in module.state_dict().items():
+                digest = hashlib.sha256(f"{self.seed}/{part}.{name}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+                _randomise(tensor, name, generator)
+        module.eval().requires_grad_(False)
+
+
+def find_checkpoint(settings: ModelSettings) -> Checkpoint:
+    """Find, download if need be, and verify the checkpoint that the settings ask for.
+
+    Raises:
+        StartupError: there is none, or it is not what it should be; the message says what to do.
+    """
+    wanted = settings.checkpoint
+    if wanted is None:
+        return _published_or_starter(settings)
+    if wanted.startswith(RANDOM_PREFIX):
+        return _random(settings.model or DEFAULT_MODEL, wanted.removeprefix(RANDOM_PREFIX))
+    return _custom(Path(wanted), settings.model)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pull(model: str, settings: ModelSettings) -> Path:
+    """Return the published checkpoint of a model, downloading it if it is not there, its digest verified.
+
+    Raises:
+        StartupError: it cannot be downloaded, or the file that is there is not the published one.
+    """
+    known = PUBLISHED[model]
+    path = settings.weights_dir / known.file_name
+    if not path.exists():
+        url = settings.weights_url.rstrip("/") + "/" + known.file_name
+        return download(url, path, size_bytes=known.size_bytes, sha256=known.sha256)
+    verify(path, known)
+    return path
+
+
+def verify(path: Path, known: PublishedCheckpoint) -> None:
+    """Check that a file is the published one.
+
+    Raises:
+        StartupError: it is not.
+    """
+    if path.stat().st_size != known.size_bytes or sha256_of(path) != known.sha256:
+        raise StartupError(
+            f"{path} is not the published {known.file_name}: its size or SHA-256 differs. "
+            "Delete it and run 'samovar weights pull', or give a file of your own another name."
+        )
+
+
+def _published_or_starter(settings: ModelSettings) -> Checkpoint:
+    if settings.model == STARTER:
+        return _starter()
+    model = settings.model or DEFAULT_MODEL
+    try:
+        path = pull(model, settings)
+    except StartupError as error:
+        if settings.model or (settings.weights_dir / PUBLISHED[model].file_name).exists():
+            raise
+        log.warning("vit_b is neither here nor to be downloaded; serving the bundled starter", cause=str(error))
+        return _starter(cause=f"{error} And ")
+    identity = ModelIdentity(model, PUBLISHED[model].sha256, CheckpointOrigin.PUBLISHED)
+    return FileCheckpoint(identity, path)
+
+
+def _starter(cause: str = "") -> Checkpoint:
+    path = Path(str(resources.files("sam").joinpath("weights", "starter.safetensors")))
+    if not path.exists():
+        raise StartupError(
+            f"{cause}this build carries no starter checkpoint. Run 'samovar weights pull vit_b' where there is a "
+            "network, give a file with --checkpoint, or try --checkpoint random:0 (meaningless masks)."
+        )
+    return FileCheckpoint(ModelIdentity(STARTER, sha256_of(path), CheckpointOrigin.STARTER), path)
+
+
+def _random(model: str, seed_text: str) -> Checkpoint:
+    if not seed_text.isdecimal():
+        raise StartupError("--checkpoint random:SEED needs a whole number as its seed, such as random:0.")
+    fingerprint = hashlib.sha256(f"random/{model}/{seed_text}".encode()).hexdigest()
+    log.warning("serving random weights: the masks mean nothing", model=model, seed=int(seed_text))
+    return RandomCheckpoint(ModelIdentity(model, fingerprint, CheckpointOrigin.RANDOM), int(seed_text))
+
+
+def _custom(path: Path, model: str | None) -> Checkpoint:
+    if not path.is_file():
+        raise StartupError(f"There is no checkpoint file {path}. Check --checkpoint.")
+    for name, known in PUBLISHED.items():
+        if path.name == known.file_name:
+            verify(path, known)
+            return FileCheckpoint(ModelIdentity(name, known.sha256, CheckpointOrigin.PUBLISHED), path)
+    digest = sha256_of(path)
+    served = _model_of(path)
+    if model is not None and model != served:
+        raise StartupError(f"The checkpoint {path} is one of {served}, but --model says {model}.")
+    origins = {known.sha256: CheckpointOrigin.PUBLISHED for known in PUBLISHED.values()}
+    return FileCheckpoint(ModelIdentity(served, digest, origins.get(digest, CheckpointOrigin.CUSTOM)), path)
+
+
+def _model_of(path: Path) -> str:
+    tensors = _read(path)
+    missing = [
+        part
+        for part in ("image_encoder", "prompt_encoder", "mask_decoder")
+        if not any(key.startswith(f"{part}.") for key in tensors)
+    ]
+    if missing:
+        raise StartupError(f"The file {path} is not a checkpoint in SAM's format: it has no {missing[0]} weights.")
+    position = tensors.get("image_encoder.pos_embed")
+    if position is None:
+        return STARTER
+    width = position.shape[-1]
+    if width not in _MODEL_BY_WIDTH:
+        raise StartupError(f"The checkpoint {path} is of no known model: its image encoder is {width} wide.")
+    return _MODEL_BY_WIDTH[width]
+
+
+def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    """Map the file; pages are read when a tensor is used."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        # Whatever the parsers raise on a file that is none: the operator needs the name of the file, not theirs.
+        raise StartupError(
+            f"The file {path} cannot be read as a checkpoint ({type(error).__name__}). "
+            "It must be a state dict saved by torch, or safetensors."
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise StartupError(f"The file {path} is not a checkpoint in SAM's format: it is not a dict of tensors.")
+    return tensors
+
+
+def _randomise(tensor: torch.Tensor, name: str, generator: torch.Generator) -> None:
+    """Fill a tensor so that activations keep a sensible scale through the depth of the network."""
+    if tensor.ndim >= 2:
+        # Embeddings and position tables are added, not multiplied through: their scale is their own.
+        added = any(word in name for word in ("rel_pos", "pos_embed", "embed", "token", "gaussian_matrix"))
+        fan_in = 1 if added and "patch_embed" not in name else math.prod(tensor.shape[1:])
+        scale = 0.1 if "rel_pos" in name or "pos_embed" in name else 1.0
+        tensor.normal_(0.0, scale / math.sqrt(fan_in), generator=generator)
+    elif name.endswith("weight"):
+        tensor.normal_(1.0, 0.1, generator=generator)
+    else:
+        tensor.normal_(0.0, 0.05, generator=generator)

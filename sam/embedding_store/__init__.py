@@ -1,0 +1,8 @@
+"""Where embeddings are kept: one store, two backends."""
+
+from sam.embedding_store.backend import Backend
+from sam.embedding_store.in_process import InProcessBackend
+from sam.embedding_store.redis import RedisBackend
+from sam.embedding_store.store import EmbeddingStore
+
+__all__ = ["Backend", "EmbeddingStore", "InProcessBackend", "RedisBackend"]

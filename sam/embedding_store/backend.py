@@ -1,0 +1,34 @@
+"""What the embedding store asks of a place that keeps bytes under keys."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Backend(Protocol):
+    """Keeps bytes under keys, and may drop any of them at any time.
+
+    Every method raises `sam.errors.StoreUnavailable` if the place cannot be reached within its time-out.
+    """
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see the same keys."""
+
+    async def get(self, key: str, *, ttl_s: int) -> bytes | None:
+        """Return the value and extend its expiry to `ttl_s` seconds from now; 0 keeps it without expiry."""
+
+    async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
+        """Keep the value for `ttl_s` seconds, 0 for ever. False if there is no room for it."""
+
+    async def extend(self, key: str, *, ttl_s: int) -> bool:
+        """Extend the expiry as `get` does, without reading. False if the key is absent."""
+
+    async def delete(self, *keys: str) -> int:
+        """Drop the keys; return how many of them there were."""
+
+    async def ping(self) -> None:
+        """Return if the place answers."""
+
+    async def close(self) -> None:
+        """Let go of connections. The object is not used afterwards."""

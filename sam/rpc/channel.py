@@ -1,0 +1,52 @@
+"""A gRPC channel that spreads calls over all replicas of a service and survives the loss of some."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+import grpc
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+"""The largest message sent or received: several times the largest embedding or picture that is accepted."""
+
+
+def open_channel(target: str, service_name: str) -> grpc.aio.Channel:
+    """Open a channel to all replicas of a service.
+
+    Args:
+        target: `host:port`, resolved again and again, so that each address behind the name is a replica; or any target
+            that gRPC knows, such as `ipv4:10.0.0.1:50051,10.0.0.2:50051`.
+        service_name: the service's full name, for health checks: replicas that report NOT_SERVING get no calls.
+    """
+    return grpc.aio.insecure_channel(_resolvable(target), options=_channel_options(service_name))
+
+
+def _resolvable(target: str) -> str:
+    schemes = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
+    return target if target.startswith(schemes) else f"dns:///{target}"
+
+
+def _channel_options(service_name: str) -> list[tuple[str, int | str]]:
+    config = json.loads(resources.files("sam.rpc").joinpath("service_config.json").read_text())
+    config["healthCheckConfig"] = {"serviceName": service_name}
+    return [
+        ("grpc.service_config", json.dumps(config)),
+        # A record found by DNS must not be overruled by a service config in a TXT record.
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        # A call is only retried while its request fits; the default of 256 KiB leaves every picture out.
+        ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
+        # A stopped replica still acknowledges TCP; pings find it.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+        # The defaults wait up to two minutes before a lost replica is tried again.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.enable_http_proxy", 0),
+    ]

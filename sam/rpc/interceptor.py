@@ -1,0 +1,119 @@
+"""What happens around every RPC: the key is checked, and errors become statuses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import structlog
+
+from sam.auth import KeyRing
+from sam.errors import InternalError, SamovarError
+from sam.rpc.caller import REQUEST_ID_KEY, api_key_of, request_id_or_new, to_dict
+from sam.rpc.status import DETAILS_KEY, code_of, to_status
+
+log = structlog.get_logger("sam.rpc")
+
+# Quoted: generic in the type stubs alone.
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Handler: TypeAlias = Callable[[Any, _Context], Awaitable[Any]]
+_OPEN_PREFIX = "/grpc.health.v1."
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Checks the caller's key, logs the call under its request id, and turns what is raised into a status.
+
+    Health checks pass without a key: they reveal nothing, and an orchestrator has none.
+    """
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_RpcHandler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _RpcHandler | None:
+        """Wrap the handler of one call."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(_OPEN_PREFIX):
+            return handler
+        metadata = to_dict(handler_call_details.invocation_metadata or ())
+        request_id = request_id_or_new(metadata.get(REQUEST_ID_KEY))
+        try:
+            self._keys.admit(api_key_of(metadata))
+        except SamovarError as error:
+            return _refusing(handler, error, request_id)
+        # The type stubs know the synchronous server only; on grpc.aio it is a coroutine function.
+        behaviour: Any = handler.unary_unary
+        if behaviour is None:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            _answering(behaviour, method, request_id),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _answering(behaviour: _Handler, method: str, request_id: str) -> _Handler:
+    async def call(request: Any, context: _Context) -> Any:
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        started = time.perf_counter()
+        outcome = "CANCELLED"
+        try:
+            response = await behaviour(request, context)
+            outcome = "OK"
+            return response
+        except SamovarError as error:
+            outcome = error.reason
+            await _abort(context, error, request_id)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            outcome = InternalError.reason
+            log.exception("call failed", method=method)
+            await _abort(
+                context,
+                InternalError(
+                    f"Something failed inside the service; its log has the details under request id {request_id}."
+                ),
+                request_id,
+            )
+        finally:
+            elapsed_ms = round((time.perf_counter() - started) * 1e3, 1)
+            log.info("call", method=method, outcome=outcome, ms=elapsed_ms)
+
+    return call
+
+
+def _refusing(handler: _RpcHandler, error: SamovarError, request_id: str) -> _RpcHandler:
+    async def refuse(_: Any, context: _Context) -> NoReturn:
+        await _abort(context, error, request_id)
+
+    async def refuse_stream(_: Any, context: _Context) -> Any:
+        await _abort(context, error, request_id)
+        yield
+
+    kinds = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }
+    build = kinds[handler.request_streaming, handler.response_streaming]
+    behaviour = refuse_stream if handler.response_streaming else refuse
+    return build(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+async def _abort(context: _Context, error: SamovarError, request_id: str) -> NoReturn:
+    details = to_status(error)
+    await context.abort(
+        code_of(error),
+        details.message,
+        trailing_metadata=((DETAILS_KEY, details.SerializeToString()), (REQUEST_ID_KEY, request_id)),
+    )

@@ -1,0 +1,94 @@
+"""Settings: declared once, read from flags and from `SAMOVAR_*` variables alike.
+
+A setting is a field of one of the classes below or of a service's own `settings.py`: its name carries its unit, its
+description is one sentence on its effect. `--flag-name` is `SAMOVAR_FLAG_NAME`; a flag wins over the variable. The
+command line is made from the same fields (`sam.command`), and so is README's table (a test compares them).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "SAMOVAR_"
+
+
+class Settings(BaseSettings):
+    """The base of all settings."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, env_ignore_empty=True)
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe log lines that are written."
+    )
+    log_format: Literal["auto", "json", "pretty"] = Field(
+        "auto",
+        description="One JSON object a line, or lines for a person; auto: pretty on a terminal.",
+    )
+
+
+class AuthSettings(Settings):
+    """Who may call."""
+
+    api_keys_file: Path | None = Field(
+        None,
+        description="A file with one API key a line; only their holders may call. Unset: everyone may.",
+    )
+
+
+class StoreSettings(Settings):
+    """Where embeddings are kept."""
+
+    redis_url: str | None = Field(
+        None,
+        description="The Redis that all replicas share, e.g. redis://redis:6379/0 (rediss:// for TLS).",
+    )
+    redis_timeout_s: float = Field(0.5, gt=0, le=60, description="How long one Redis command may take, in seconds.")
+    embedding_ttl_s: int = Field(
+        86_400,
+        ge=0,
+        description="How long an unused embedding is kept, in seconds; 0 keeps it until it is evicted.",
+    )
+    embedding_dtype: Literal["float16", "float32"] = Field(
+        "float16", description="How embeddings are stored: 2 MiB each as float16, 4 MiB as float32."
+    )
+    share_embeddings: bool = Field(
+        False,
+        description="Whether holders of different API keys share the embeddings of equal pictures.",
+    )
+
+
+class ModelSettings(Settings):
+    """Which model is served."""
+
+    model: Literal["vit_b", "vit_l", "vit_h", "starter"] | None = Field(
+        None,
+        description="The model to serve. Unset: vit_b if its checkpoint is there or can be downloaded, "
+        "otherwise the bundled starter.",
+    )
+    checkpoint: str | None = Field(
+        None,
+        description="A checkpoint file in SAM's format, fine-tuned ones too, or random:SEED for "
+        "meaningless seeded weights (tests and benchmarks only). Unset: the published file.",
+    )
+    weights_dir: Path = Field(Path("weights"), description="The folder in which published checkpoints are kept.")
+    weights_url: str = Field(
+        "https://dl.fbaipublicfiles.com/segment_anything/",
+        description="Where published checkpoints are downloaded from: the publisher or a mirror.",
+    )
+
+
+class RpcServerSettings(Settings):
+    """How a gRPC service listens."""
+
+    host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of this machine's.")
+    max_message_bytes: int = Field(64 * 2**20, ge=8 * 2**20, description="The largest gRPC message accepted, in bytes.")
+    max_connection_age_s: int = Field(
+        30,
+        ge=1,
+        description="After how many seconds a client is asked to reconnect, so that new replicas get work.",
+    )
+    drain_s: float = Field(10, ge=0, description="How long accepted work may still take after SIGTERM, in seconds.")

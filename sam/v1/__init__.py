@@ -1,0 +1,1 @@
+"""Generated from `protos/sam/v1/` by `make proto`; not edited by hand."""

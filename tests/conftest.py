@@ -1,0 +1,91 @@
+"""What tests of several rooms need: a real Redis, and ports."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+
+@dataclass
+class RedisServer:
+    """A redis-server of the test's own, on loopback."""
+
+    port: int
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        """The URL for the services."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        """Return a blocking client for looking at what the services did."""
+        return redis.Redis(port=self.port)
+
+    def stop(self) -> None:
+        """Kill it as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_redis(folder: Path, *options: str, port: int | None = None) -> RedisServer:
+    """Start a redis-server that persists nothing, and wait until it answers."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.fail("redis-server is not installed; 'make test' installs it or says how")
+    port = port or free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen([*command, "--dir", str(folder), *options], stdout=subprocess.DEVNULL)
+    server = RedisServer(port, folder, process)
+    until = time.monotonic() + 10
+    while True:
+        try:
+            with server.client() as client:
+                client.ping()
+            return server
+        except redis.AuthenticationError:
+            return server
+        except redis.RedisError:
+            if time.monotonic() > until or process.poll() is not None:
+                server.stop()
+                raise
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def _session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = start_redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(_session_redis: RedisServer) -> RedisServer:
+    """A real, empty Redis, shared by the session's tests one after another."""
+    with _session_redis.client() as client:
+        client.flushall()
+    return _session_redis
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis that the test may kill."""
+    server = start_redis(tmp_path)
+    yield server
+    server.stop()

@@ -1,0 +1,77 @@
+"""The parser of stored records, under arbitrary bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sam import records
+from sam.embedding import Alias, Embedding
+from sam.geometry import Size
+from sam.records import RecordInvalid
+
+EMBEDDING = Embedding(np.zeros((1, 256, 64, 64), np.float16), "0d" * 32, Size(3, 4), "vit_b", "ab" * 32)
+ALIAS_BYTES = records.alias_to_bytes(Alias("0d" * 32, Size(3, 4), "https://example.org/"))
+EMBEDDING_BYTES = records.embedding_to_bytes(EMBEDDING)
+
+
+def _reads_or_refuses(value: bytes) -> bool:
+    """Return whether any reader accepts the bytes; an exception other than RecordInvalid fails the test."""
+    accepted = False
+    for read in (
+        records.alias_from_bytes,
+        records.embedding_from_bytes,
+        lambda value: records.mask_from_bytes(value, "0d" * 32, "ab" * 32),
+    ):
+        try:
+            read(value)
+            accepted = True
+        except RecordInvalid:
+            pass
+    return accepted
+
+
+@given(st.binary(max_size=200))
+@example(b"")
+def test_arbitrary_bytes_are_refused(value: bytes) -> None:
+    """Bytes that are no record raise RecordInvalid and nothing else."""
+    assert not _reads_or_refuses(value)
+
+
+@given(st.integers(0, len(ALIAS_BYTES) - 1), st.integers(1, 255))
+def test_a_changed_byte_is_noticed(index: int, change: int) -> None:
+    """A record in which any one byte differs is refused."""
+    changed = bytearray(ALIAS_BYTES)
+    changed[index] ^= change
+    try:
+        alias = records.alias_from_bytes(bytes(changed))
+    except RecordInvalid:
+        return
+    # Protobuf has several spellings of one message; a changed byte may be another spelling of the same record.
+    assert alias == records.alias_from_bytes(ALIAS_BYTES)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, len(EMBEDDING_BYTES) - 1))
+def test_a_truncated_embedding_is_refused(length: int) -> None:
+    """An embedding of which only the first bytes arrived is refused."""
+    assert not _reads_or_refuses(EMBEDDING_BYTES[:length])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_an_embedding_with_a_value_that_is_not_finite_is_refused(value: float, dtype: type) -> None:
+    """One NaN or infinity anywhere makes an embedding invalid."""
+    features = np.zeros((1, 256, 64, 64), dtype)
+    features[0, 255, 63, 63] = value
+    broken = Embedding(features, "0d" * 32, Size(3, 4), "vit_b", "ab" * 32)
+    with pytest.raises(RecordInvalid) as caught:
+        records.embedding_from_bytes(records.embedding_to_bytes(broken))
+    assert caught.value.cause == "values"
+
+
+def test_a_stored_embedding_is_small() -> None:
+    """The record adds less than 256 bytes to its payload of 2 MiB."""
+    assert len(EMBEDDING_BYTES) < 2 * 2**20 + 256
