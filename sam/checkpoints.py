@@ -9,48 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import structlog
 import torch
 from torch import nn
 
-from sam.downloads import download
 from sam.embedding import CheckpointOrigin, ModelIdentity
 from sam.errors import StartupError
+from sam.published import DEFAULT_MODEL, PUBLISHED, pull, sha256_of, verify
 from sam.settings import ModelSettings
 
 log = structlog.get_logger("sam.checkpoints")
 
 STARTER = "starter"
 RANDOM_PREFIX = "random:"
-DEFAULT_MODEL = "vit_b"
-
-
-class PublishedCheckpoint(NamedTuple):
-    """One of the three files that the authors of SAM publish."""
-
-    file_name: str
-    size_bytes: int
-    sha256: str
-
-
-# Source: the model checkpoints section of segment-anything's README; digests of the published files.
-PUBLISHED: Mapping[str, PublishedCheckpoint] = {
-    "vit_b": PublishedCheckpoint(
-        "sam_vit_b_01ec64.pth", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
-    ),
-    "vit_l": PublishedCheckpoint(
-        "sam_vit_l_0b3195.pth", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
-    ),
-    "vit_h": PublishedCheckpoint(
-        "sam_vit_h_4b8939.pth", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
-    ),
-}
 
 # The width of a published image encoder tells which one it is.
 _MODEL_BY_WIDTH = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
@@ -128,40 +106,6 @@ def find_checkpoint(settings: ModelSettings) -> Checkpoint:
     return _custom(Path(wanted), settings.model)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def pull(model: str, settings: ModelSettings) -> Path:
-    """Return the published checkpoint of a model, downloading it if it is not there, its digest verified.
-
-    Raises:
-        StartupError: it cannot be downloaded, or the file that is there is not the published one.
-    """
-    known = PUBLISHED[model]
-    path = settings.weights_dir / known.file_name
-    if not path.exists():
-        url = settings.weights_url.rstrip("/") + "/" + known.file_name
-        return download(url, path, size_bytes=known.size_bytes, sha256=known.sha256)
-    verify(path, known)
-    return path
-
-
-def verify(path: Path, known: PublishedCheckpoint) -> None:
-    """Check that a file is the published one.
-
-    Raises:
-        StartupError: it is not.
-    """
-    if path.stat().st_size != known.size_bytes or sha256_of(path) != known.sha256:
-        raise StartupError(
-            f"{path} is not the published {known.file_name}: its size or SHA-256 differs. "
-            "Delete it and run 'samovar weights pull', or give a file of your own another name."
-        )
-
-
 def _published_or_starter(settings: ModelSettings) -> Checkpoint:
     if settings.model == STARTER:
         return _starter()
@@ -198,12 +142,14 @@ def _random(model: str, seed_text: str) -> Checkpoint:
 def _custom(path: Path, model: str | None) -> Checkpoint:
     if not path.is_file():
         raise StartupError(f"There is no checkpoint file {path}. Check --checkpoint.")
-    for name, known in PUBLISHED.items():
-        if path.name == known.file_name:
-            verify(path, known)
-            return FileCheckpoint(ModelIdentity(name, known.sha256, CheckpointOrigin.PUBLISHED), path)
-    digest = sha256_of(path)
-    served = _model_of(path)
+    published = {known.file_name: (name, known) for name, known in PUBLISHED.items()}.get(path.name)
+    if published is not None:
+        served, known = published
+        verify(path, known)
+        digest = known.sha256
+    else:
+        digest = sha256_of(path)
+        served = _model_of(path)
     if model is not None and model != served:
         raise StartupError(f"The checkpoint {path} is one of {served}, but --model says {model}.")
     origins = {known.sha256: CheckpointOrigin.PUBLISHED for known in PUBLISHED.values()}
@@ -236,7 +182,9 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
 
             tensors = load_file(path)
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Files that torch wrote before 1.6 are no zip archives, and cannot be mapped.
+            mapped = zipfile.is_zipfile(path)
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         # Whatever the parsers raise on a file that is none: the operator needs the name of the file, not theirs.
         raise StartupError(

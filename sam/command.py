@@ -28,7 +28,7 @@ def settings_command(name: str, settings: type[S], run: Callable[[S], None], des
         try:
             parsed = settings(**given)
         except ValidationError as error:
-            raise click.UsageError(_explain(error)) from None
+            raise click.UsageError(explain(error)) from None
         try:
             run(parsed)
         except (SamovarError, StartupError) as error:
@@ -72,7 +72,8 @@ def _unwrap(annotation: Any) -> Any:
     return arguments[0] if optional else annotation
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """Return what is wrong with some settings, one line for each, by flag and variable."""
     lines = []
     for problem in error.errors():
         field = str(problem["loc"][0]) if problem["loc"] else "settings"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,29 +13,46 @@ import structlog
 log = structlog.get_logger("sam.lifecycle")
 
 
+SAME_SIGNAL_S = 0.1
+"""Two signals closer than this are one: `make` and `timeout` pass on what the whole process group gets anyway. Nobody
+presses Ctrl-C twice that fast."""
+
+
 def run_until_signalled(services: Callable[[], AbstractAsyncContextManager[None]]) -> None:
     """Enter `services`, wait for SIGTERM or SIGINT, and leave it again, which drains.
 
-    A second signal stops at once. An exception from entering it is raised here.
+    A signal that comes while it is still being entered gives that up. A second signal ends the process at once. An
+    exception from entering it is raised here.
     """
     asyncio.run(_run(services))
 
 
 async def _run(services: Callable[[], AbstractAsyncContextManager[None]]) -> None:
     signalled = asyncio.Event()
+    signalled_at = 0.0
+    entered = False
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
 
-    def on_signal() -> None:
-        if signalled.is_set() and main is not None:
+    def on_signal(number: int) -> None:
+        nonlocal signalled_at
+        if signalled.is_set():
+            if loop.time() - signalled_at < SAME_SIGNAL_S:
+                return
             log.warning("second signal: stopping at once")
-            main.cancel()
+            # Not by cancelling: what drains would be left one step at a time, and a thread that computes is waited for
+            # even after that. Nothing needs a clean-up that a crash would not have left undone as well.
+            os._exit(128 + number)
         signalled.set()
+        signalled_at = loop.time()
+        if not entered and main is not None:
+            main.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     try:
         async with services():
+            entered = True
             await signalled.wait()
             log.info("stopping: finishing accepted work")
     except asyncio.CancelledError:

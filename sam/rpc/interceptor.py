@@ -10,7 +10,7 @@ import grpc
 import structlog
 
 from sam.auth import KeyRing
-from sam.errors import InternalError, SamovarError
+from sam.errors import InternalError, SamovarError, StoreUnavailable
 from sam.rpc.caller import REQUEST_ID_KEY, api_key_of, request_id_or_new, to_dict
 from sam.rpc.status import DETAILS_KEY, code_of, to_status
 
@@ -21,6 +21,8 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Handler: TypeAlias = Callable[[Any, _Context], Awaitable[Any]]
 _OPEN_PREFIX = "/grpc.health.v1."
+# Negative: the channel is not to retry the call (gRPC proposal A6).
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -112,8 +114,8 @@ def _refusing(handler: _RpcHandler, error: SamovarError, request_id: str) -> _Rp
 
 async def _abort(context: _Context, error: SamovarError, request_id: str) -> NoReturn:
     details = to_status(error)
-    await context.abort(
-        code_of(error),
-        details.message,
-        trailing_metadata=((DETAILS_KEY, details.SerializeToString()), (REQUEST_ID_KEY, request_id)),
-    )
+    trailing: list[tuple[str, str | bytes]] = [(DETAILS_KEY, details.SerializeToString()), (REQUEST_ID_KEY, request_id)]
+    if isinstance(error, StoreUnavailable):
+        # All replicas share the store: the channel's retries would only wait for it again, once for each of them.
+        trailing.append((_PUSHBACK_KEY, "-1"))
+    await context.abort(code_of(error), details.message, trailing_metadata=tuple(trailing))

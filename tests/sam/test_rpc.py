@@ -165,7 +165,7 @@ def test_draining_finishes_accepted_calls() -> None:
         servicer = EchoDecoder()
         async with serving(servicer) as (server, port), open_channel(f"127.0.0.1:{port}", SERVICE) as channel:
             call = asyncio.create_task(get(channel, "slow"))
-            while not servicer.calls:
+            while not servicer.calls:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             await server.drain()
             assert await call

@@ -1,0 +1,77 @@
+# Everything a developer or a user does here. 'make help' lists it.
+#
+# Variables:
+#   ARGS          flags for the command, e.g. make serve ARGS="--port 9101 --model vit_b --checkpoint FILE"
+#   PYTHON        the Python to build .venv with, 3.11 or later
+#   TORCH         cpu (default) or cuda: which build of torch is installed
+#   TORCH_INDEX   where pip finds that build, if its own configuration does not: a URL, see tools/install_torch.sh
+#   PIP_ARGS      more options for every pip install, e.g. --find-links or --index-url in a closed network
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+ARGS ?=
+PYTHON ?= $(shell tools/find_python.sh)
+TORCH ?= cpu
+TORCH_INDEX ?=
+PIP_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+CODE := sam encoder_service decoder_service gateway samovar starter bench protos tests
+BUF_VERSION := 1.75.0
+
+.PHONY: help serve test lint proto bench clean
+
+help: ## Show this list
+	@echo "Samovar. The two to begin with: make serve, make test."
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^#   ([A-Z_]+ .*)/  \1/p' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.ready-serve ## Set up if need be, and serve everything from one process (ARGS="--help" lists flags)
+	@exec $(BIN)/python -m samovar serve $(ARGS)
+
+test: $(VENV)/.ready-dev ## Set up if need be, and run the tests (ARGS="-k words" picks some)
+	@tools/ensure_redis.sh
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(VENV)/.ready-dev ## Check style, types and the contract's form
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(sort $(dir $(wildcard $(CODE:=/*.py))))
+	BUF_VERSION=$(BUF_VERSION) tools/buf.sh lint protos
+	BUF_VERSION=$(BUF_VERSION) tools/buf.sh format --diff --exit-code protos
+
+proto: $(VENV)/.ready-dev ## Generate sam/v1/ from protos/
+	$(BIN)/python protos/generate.py
+
+bench: $(VENV)/.ready-dev ## List the benchmarks, each of which prints a table
+	@echo "Run one with: $(BIN)/python -m bench.NAME"; ls bench/*.py 2>/dev/null || echo "(none yet)"
+
+clean: ## Remove the environment and everything generated, but not downloaded weights
+	rm -rf $(VENV) build dist node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is younger than what it was made from, so a second run installs nothing.
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Samovar needs Python 3.11 or later: install it, or name it with PYTHON=..."; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch-$(TORCH): tools/install_torch.sh | $(BIN)/python
+	@rm -f $(VENV)/.torch-*
+	@TORCH=$(TORCH) TORCH_INDEX="$(TORCH_INDEX)" tools/install_torch.sh $(BIN)/python $(PIP_ARGS)
+	@touch $@
+
+$(VENV)/.ready-serve: pyproject.toml $(VENV)/.torch-$(TORCH)
+	@echo "Installing Samovar"
+	@$(PIP) install $(PIP_ARGS) -e '.[all]'
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml $(VENV)/.torch-$(TORCH)
+	@echo "Installing Samovar and what its tests need"
+	@$(PIP) install $(PIP_ARGS) -e '.[dev]'
+	@touch $(VENV)/.ready-serve $@

@@ -1,0 +1,50 @@
+"""`python -m decoder_service`: one decoder replica."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from decoder_service.service import decoder_running
+from decoder_service.settings import DecoderSettings
+from sam.command import main, settings_command
+from sam.embedding_store import RedisBackend
+from sam.errors import StartupError
+from sam.lifecycle import run_until_signalled
+from sam.logs import configure_logs
+
+
+def run(settings: DecoderSettings) -> None:
+    """Serve until a signal."""
+    configure_logs(settings, "decoder_service")
+    run_until_signalled(lambda: _serving(settings))
+
+
+@asynccontextmanager
+async def _serving(settings: DecoderSettings) -> AsyncIterator[None]:
+    if not settings.redis_url:
+        raise StartupError(
+            "The decoder service needs a store all replicas share: --redis-url redis://host:6379/0. "
+            "For everything in one process, without Redis, run 'samovar serve'."
+        )
+    try:
+        backend = RedisBackend(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    except ValueError:
+        raise StartupError("--redis-url is not the URL of a Redis; it looks like redis://host:6379/0.") from None
+    try:
+        await backend.ping()
+        async with decoder_running(settings, settings, settings.port, backend):
+            yield
+    finally:
+        await backend.close()
+
+
+if __name__ == "__main__":
+    main(
+        settings_command(
+            "decoder_service",
+            DecoderSettings,
+            run,
+            "Serve sam.v1.DecoderService: predict masks on the CPU from stored image embeddings and prompts.",
+        )
+    )

@@ -1,0 +1,132 @@
+"""The mask predictor: prompts on one image embedding in, logits and IoU predictions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from decoder_service.cpu import has_fast_bfloat16
+from decoder_service.engine import MaskDecoderEngine, PreparedEmbedding
+from decoder_service.fast_mask_decoder import FastMaskDecoder
+from decoder_service.plain_mask_decoder import PlainMaskDecoder
+from decoder_service.prompts import MaskChoice, Prompt, PromptShape, batch_prompts
+from decoder_service.team import Team
+from sam.geometry import EMBEDDING_SHAPE, Size
+
+Engine = Literal["fast", "plain"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_PROMPTS_PER_BATCH = 16
+"""Prompts decoded together. Bounds memory (the plain engine holds some 40 MiB a prompt) and how long
+a caller that has gone keeps a thread."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrediction:
+    """The answer to one prompt.
+
+    Attributes:
+        low_res_logits: float32 Cx256x256, in the mask decoder's frame, padding included; C is 1 or 3.
+        iou_predictions: float32 C, the model's own estimates, about 0 to 1, not clamped.
+    """
+
+    low_res_logits: npt.NDArray[np.float32]
+    iou_predictions: npt.NDArray[np.float32]
+
+
+class MaskPredictor:
+    """SAM's prompt encoder and mask decoder behind one call. Threads may share it.
+
+    Args:
+        prompt_encoder: upstream's `PromptEncoder` with its weights; see `sam.modeling`.
+        mask_decoder: upstream's `MaskDecoder` with its weights.
+        engine: `fast`, or `plain` for upstream's modules as they are.
+        precision: of the fast engine's work on the image side. `auto` is bfloat16 where the CPU
+            multiplies it in hardware, and otherwise float32. The plain engine is always float32.
+        team: the threads that compute one call of the fast engine. The plain one leaves that to torch.
+
+    Raises:
+        ValueError: an unknown engine or precision.
+    """
+
+    def __init__(
+        self,
+        prompt_encoder: Any,
+        mask_decoder: Any,
+        *,
+        engine: Engine = "fast",
+        precision: Precision = "auto",
+        team: Team | None = None,
+    ) -> None:
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision is auto, float32 or bfloat16, not {precision}")
+        prompt_encoder.eval().requires_grad_(False)
+        mask_decoder.eval().requires_grad_(False)
+        self._engine: MaskDecoderEngine
+        if engine == "plain":
+            self._engine = PlainMaskDecoder(prompt_encoder, mask_decoder)
+            self.precision = "float32"
+        elif engine == "fast":
+            narrow = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
+            dtype = torch.bfloat16 if narrow else torch.float32
+            with torch.inference_mode():
+                self._engine = FastMaskDecoder(prompt_encoder, mask_decoder, dtype, team or Team())
+            self.precision = "bfloat16" if narrow else "float32"
+        else:
+            raise ValueError(f"engine is fast or plain, not {engine}")
+
+    def prepare(self, features: npt.NDArray[np.floating]) -> PreparedEmbedding:
+        """Compute what all prompts on one image share; keep it to decode the image again.
+
+        Args:
+            features: an image embedding, float16 or float32 1x256x64x64.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if features.shape != EMBEDDING_SHAPE:
+            raise ValueError(f"an image embedding is 1x256x64x64, not {features.shape}")
+        # A copy: the array may be a read-only view of a message or of the store's bytes.
+        with torch.inference_mode():
+            return self._engine.prepare(torch.from_numpy(features.astype(np.float32)))
+
+    def predict_masks(
+        self, prepared: PreparedEmbedding, prompts: Sequence[Prompt], original_size: Size
+    ) -> list[MaskPrediction]:
+        """Predict the masks of every prompt on one image, in the order of the prompts.
+
+        Args:
+            prepared: what `prepare` of this predictor returned for the image.
+            prompts: what to segment; each alone, whatever stands beside it.
+            original_size: the size of the picture, in pixels.
+        """
+        found: dict[int, MaskPrediction] = {}
+        for group in self.batches(prompts):
+            members = [prompts[index] for index in group]
+            predictions = self.predict_batch(prepared, members, original_size)
+            found.update(zip(group, predictions, strict=True))
+        return [found[index] for index in range(len(prompts))]
+
+    @staticmethod
+    def batches(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """Yield the indices of prompts that can be decoded together, a bounded number at a time."""
+        groups: dict[tuple[PromptShape, MaskChoice], list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            groups.setdefault((prompt.shape, prompt.choice), []).append(index)
+        for group in groups.values():
+            for start in range(0, len(group), _PROMPTS_PER_BATCH):
+                yield group[start : start + _PROMPTS_PER_BATCH]
+
+    def predict_batch(
+        self, prepared: PreparedEmbedding, prompts: Sequence[Prompt], original_size: Size
+    ) -> list[MaskPrediction]:
+        """Predict the masks of prompts that share a shape and a choice; see `batches`."""
+        batch = batch_prompts(prompts, original_size)
+        with torch.inference_mode():
+            logits, ious = self._engine.predict(prepared, batch, prompts[0].choice)
+        return [MaskPrediction(mask_logits, iou) for mask_logits, iou in zip(logits.numpy(), ious.numpy(), strict=True)]

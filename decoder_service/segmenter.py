@@ -1,0 +1,121 @@
+"""Segments one image: prompts in, finished answers out, computed off the event loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from decoder_service.answers import MaskForm, to_prompt_result
+from decoder_service.decode_pool import DecodePool
+from decoder_service.image_lookup import FoundImage
+from decoder_service.model import MaskPrediction, MaskPredictor
+from decoder_service.prompts import Prompt
+from sam.errors import RequestTooLarge
+from sam.v1 import decoder_service_pb2
+
+
+@dataclass
+class Segmented:
+    """The answer to the prompts of one call.
+
+    Attributes:
+        results: one for each prompt, in their order.
+        queued_s: how long the call waited for a thread, in seconds.
+        decode_s: how long predicting took, in seconds.
+        render_s: how long scaling and encoding the masks took, in seconds.
+    """
+
+    results: list[decoder_service_pb2.PromptResult]
+    queued_s: float = 0.0
+    decode_s: float = 0.0
+    render_s: float = 0.0
+
+
+class Segmenter:
+    """Predicts and renders masks in the pool's threads.
+
+    Args:
+        predictor: predicts.
+        pool: where.
+        max_response_bytes: the largest answer, in bytes.
+    """
+
+    def __init__(self, predictor: MaskPredictor, pool: DecodePool, max_response_bytes: int) -> None:
+        self._predictor = predictor
+        self._pool = pool
+        self._max_response_bytes = max_response_bytes
+
+    async def segment(
+        self,
+        image: FoundImage,
+        prompts: Sequence[Prompt],
+        form: MaskForm,
+        *,
+        deadline: float | None,
+        on_last: Callable[[MaskPrediction], None] | None = None,
+    ) -> Segmented:
+        """Segment an image.
+
+        Prompts that can be decoded together are, a bounded number at a turn; between two turns others get theirs, and
+        a caller that has left is noticed.
+
+        Args:
+            image: what the prompts are about.
+            prompts: what to segment.
+            form: how masks are to look.
+            deadline: in seconds of the monotonic clock; after it no turn is started.
+            on_last: is given the last prompt's prediction, in the thread, before it is rendered.
+
+        Raises:
+            DeadlineExceeded: not all turns came before the deadline.
+            RequestTooLarge: the answer would be larger than allowed.
+        """
+        done = Segmented([decoder_service_pb2.PromptResult()] * len(prompts))
+        room = self._max_response_bytes
+        for group in self._predictor.batches(prompts):
+            members = [prompts[index] for index in group]
+            notify = on_last if group[-1] == len(prompts) - 1 else None
+            turn, queued_s = await self._pool.run(partial(self._turn, image, members, form, room, notify), deadline)
+            for index, result in zip(group, turn.results, strict=True):
+                done.results[index] = result
+            room -= turn.size
+            done.queued_s += queued_s
+            done.decode_s += turn.decode_s
+            done.render_s += turn.render_s
+        return done
+
+    def _turn(
+        self,
+        image: FoundImage,
+        prompts: list[Prompt],
+        form: MaskForm,
+        room: int,
+        on_last: Callable[[MaskPrediction], None] | None,
+    ) -> _Turn:
+        """Predict and render prompts that can be decoded together; runs in a thread of the pool."""
+        started = time.monotonic()
+        predictions = self._predictor.predict_batch(image.prepared, prompts, image.original_size)
+        if on_last is not None:
+            on_last(predictions[-1])
+        predicted = time.monotonic()
+        results = []
+        size = 0
+        for prediction in predictions:
+            results.append(to_prompt_result(prediction, image.original_size, form))
+            size += results[-1].ByteSize()
+            if size > room:
+                raise RequestTooLarge(
+                    f"The answer would be larger than {self._max_response_bytes} bytes. Send fewer prompts, or ask for "
+                    "RLE and no low-resolution masks."
+                )
+        return _Turn(results, size, predicted - started, time.monotonic() - predicted)
+
+
+class _Turn(NamedTuple):
+    results: list[decoder_service_pb2.PromptResult]
+    size: int  # of the results, in bytes
+    decode_s: float
+    render_s: float

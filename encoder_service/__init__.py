@@ -1,0 +1,1 @@
+"""The service that turns pictures into image embeddings and stores them."""

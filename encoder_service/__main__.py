@@ -1,0 +1,51 @@
+"""`python -m encoder_service`: one replica of the encoder, with a store that all replicas share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from encoder_service.settings import EncoderSettings
+from sam.command import main, settings_command
+from sam.embedding_store import RedisBackend
+from sam.errors import StartupError
+from sam.lifecycle import run_until_signalled
+from sam.logs import configure_logs
+
+DESCRIPTION = "Serve the image encoder over gRPC: pictures in, image embeddings into the store."
+
+
+def run(settings: EncoderSettings) -> None:
+    """Serve until a signal."""
+    configure_logs(settings, "encoder")
+    # Read when torch is imported. By default its threads spin while they wait for one another; where other processes
+    # share the cores this made an embedding three times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    run_until_signalled(lambda: _running(settings))
+
+
+@asynccontextmanager
+async def _running(settings: EncoderSettings) -> AsyncIterator[None]:
+    if settings.redis_url is None:
+        raise StartupError(
+            "The encoder service needs a store that all replicas share: set --redis-url (SAMOVAR_REDIS_URL). "
+            "For one process without Redis there is 'samovar serve'."
+        )
+    try:
+        backend = RedisBackend(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    except ValueError:
+        raise StartupError("--redis-url must look like redis://host:6379/0 (rediss:// for TLS).") from None
+    try:
+        await backend.ping()
+        # Seconds of importing torch, for nothing if the store is not there.
+        from encoder_service.service import encoder_running
+
+        async with encoder_running(settings, settings, settings.port, backend):
+            yield
+    finally:
+        await backend.close()
+
+
+if __name__ == "__main__":
+    main(settings_command("encoder_service", EncoderSettings, run, DESCRIPTION))

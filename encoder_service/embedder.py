@@ -1,0 +1,193 @@
+"""Finds the embedding of an image or computes it, and binds the caller's image_id to it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder_service.call_store import CallStore
+from encoder_service.fetch import ImageFetcher
+from encoder_service.pipeline import Computed, EncodingPipeline
+from encoder_service.single_flight import SingleFlight
+from sam.embedding import Alias, Embedding
+from sam.embedding_store import EmbeddingStore
+from sam.geometry import Size
+
+
+class CacheStatus(Enum):
+    """Where an embedding came from; the names are those of the contract."""
+
+    HIT = auto()
+    MISS = auto()
+    WAIT = auto()
+    BYPASS = auto()
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a caller wants embedded.
+
+    Attributes:
+        image_id: the name to bind to the image; empty if the caller has none for it.
+        content: the encoded picture; empty if `url` is set.
+        url: where to fetch it from; empty if `content` is set.
+        features: whether the caller wants the embedding itself and not only what it is.
+    """
+
+    image_id: str = ""
+    content: bytes = b""
+    url: str = ""
+    features: bool = False
+
+
+@dataclass
+class StageTimes:
+    """Seconds that the stages of one call took; None for a stage that did not happen."""
+
+    queue: float | None = None
+    fetch: float | None = None
+    encode: float | None = None
+    store: float | None = None
+
+
+@dataclass
+class Embedded:
+    """The answer to an order.
+
+    Attributes:
+        image_id: the name that the image is bound to: the caller's, or else its digest.
+        image_digest: the SHA-256 of the encoded picture, in hexadecimal digits.
+        original_size: the upright picture's size.
+        features: 1x256x64x64, float16 or float32; None if they were neither wanted nor needed.
+        cache_status: where the embedding came from.
+        image_id_moved: whether `image_id` was bound to another image before.
+        times: what took how long.
+    """
+
+    image_id: str
+    image_digest: str
+    original_size: Size
+    features: npt.NDArray[np.floating] | None
+    cache_status: CacheStatus
+    image_id_moved: bool = False
+    times: StageTimes = field(default_factory=StageTimes)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the flight of one image brought back: loaded, or else computed."""
+
+    embedding: Embedding
+    computed: Computed | None
+    stored: bool
+    store_s: float
+
+
+class Embedder:
+    """Embeds images for all callers of one replica."""
+
+    def __init__(self, store: EmbeddingStore, pipeline: EncodingPipeline, fetcher: ImageFetcher) -> None:
+        self._store = store
+        self._pipeline = pipeline
+        self._fetcher = fetcher
+        self.flights: SingleFlight[str, _Found] = SingleFlight()
+        """The loads and computations under way, by the key of the embedding."""
+
+    async def embed(self, tenant: str, order: Order) -> Embedded:
+        """Answer an order: from the store if the image is known there, by computing otherwise.
+
+        A store that is down costs the answer its `image_id`, never the answer: the embedding itself is then in it.
+
+        Raises:
+            ImageError: the image or its URL is at fault.
+            Overloaded, EncoderUnavailable, InternalError: see `EncodingPipeline.embed`.
+        """
+        stored, times = CallStore(self._store, tenant), StageTimes()
+        bound = await stored.load_alias(order.image_id) if order.image_id else None
+        content = order.content
+        if order.url:
+            if bound is not None and bound.url == order.url:
+                known = await _recall(stored, order.image_id, bound, order)
+                if known is not None:
+                    return known
+            started = time.monotonic()
+            content = await self._fetcher.fetch(order.url)
+            times.fetch = time.monotonic() - started
+
+        # Hashing 20 MiB takes 10 ms and more, which the event loop does not have.
+        digest = await asyncio.to_thread(_sha256, content)
+        image_id = order.image_id or digest
+        if not order.image_id:
+            bound = await stored.load_alias(image_id)
+        rightly_bound = bound is not None and bound.image_digest == digest and order.url in ("", bound.url)
+        if bound is not None and rightly_bound:
+            known = await _recall(stored, image_id, bound, order)
+            if known is not None:
+                known.times.fetch = times.fetch
+                return known
+
+        found, cache_status = await self._find(tenant, digest, content, times)
+        size = found.embedding.original_size
+        if not rightly_bound:
+            await stored.store_alias(image_id, Alias(digest, size, order.url))
+        if stored.lost or not found.stored:
+            cache_status = CacheStatus.BYPASS
+        times.store = (times.store or 0.0) + stored.seconds
+        return Embedded(
+            image_id=image_id,
+            image_digest=digest,
+            original_size=size,
+            features=found.embedding.features if order.features or cache_status is CacheStatus.BYPASS else None,
+            cache_status=cache_status,
+            image_id_moved=bound is not None and bound.image_digest != digest,
+            times=times,
+        )
+
+    async def _find(self, tenant: str, digest: str, content: bytes, times: StageTimes) -> tuple[_Found, CacheStatus]:
+        """Load or compute an embedding, together with all others who want it now."""
+        key = self._store.embedding_key(tenant, digest)
+        follows = self.flights.waiters(key) > 0
+        started = time.monotonic()
+        found = await self.flights.run(key, lambda: self._load_or_compute(tenant, digest, content))
+        if found.computed is None:
+            times.store = found.store_s
+            return found, CacheStatus.HIT
+        if follows:
+            times.queue = time.monotonic() - started
+            return found, CacheStatus.WAIT
+        times.queue, times.encode, times.store = found.computed.queue_s, found.computed.encode_s, found.store_s
+        return found, CacheStatus.MISS
+
+    async def _load_or_compute(self, tenant: str, digest: str, content: bytes) -> _Found:
+        """Fly once for all who want this image now: none of them is the owner of what is loaded or computed here."""
+        stored = CallStore(self._store, tenant)
+        embedding = await stored.load_embedding(digest)
+        if embedding is not None:
+            return _Found(embedding, None, stored=True, store_s=stored.seconds)
+        computed = await self._pipeline.embed(content, digest)
+        kept = await stored.store_embedding(computed.embedding)
+        return _Found(computed.embedding, computed, stored=kept, store_s=stored.seconds)
+
+
+async def _recall(stored: CallStore, image_id: str, bound: Alias, order: Order) -> Embedded | None:
+    """Answer from the store, without reading the embedding if it is not wanted; None if it is not there any more."""
+    features = None
+    if order.features:
+        embedding = await stored.load_embedding(bound.image_digest)
+        if embedding is None:
+            return None
+        features = embedding.features
+    elif not await stored.extend_embedding(bound.image_digest):
+        return None
+    times = StageTimes(store=stored.seconds)
+    return Embedded(image_id, bound.image_digest, bound.original_size, features, CacheStatus.HIT, times=times)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,139 @@
+"""The image encoder: resized pictures in, image embeddings out.
+
+Two engines give the same result up to rounding: `plain` runs the network as upstream wrote it, `fast` computes the same
+by `encoder_service/fast_image_encoder.py` where that knows the architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from encoder_service.fast_image_encoder import is_supported
+from encoder_service.precision import DTYPES, Precision, choose_fast_encoder
+from sam.geometry import EMBEDDING_SHAPE, INPUT_SIDE
+
+Device = Literal["auto", "cpu", "cuda"]
+Engine = Literal["fast", "plain"]
+
+# Mean and standard deviation of each channel, RGB, in units of 8-bit pixels.
+# Source: `segment_anything/build_sam.py`, `pixel_mean` and `pixel_std`.
+_PIXEL_MEAN = (123.675, 116.28, 103.53)
+_PIXEL_STD = (58.395, 57.12, 57.375)
+
+CPU_BATCH_SIZES = (1,)
+"""A CPU is as busy with one picture as with many, so a batch would only delay its first."""
+
+GPU_BATCH_SIZES = (1, 2, 4, 8)
+"""Eight pictures keep every GPU busy; few sizes keep the number of compiled shapes small."""
+
+
+class ImageEncoder:
+    """SAM's image encoder on one device. One thread at a time may call `embed`."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        engine: Engine = "fast",
+    ) -> None:
+        """Put a network to work.
+
+        Args:
+            network: an image encoder as `encoder_service.variants.build_image_encoder` makes it, its weights loaded.
+            device: `auto` takes a GPU if there is one.
+            precision: `auto` is float16 on a GPU; on a CPU it is bfloat16 if the fast engine runs on units for it and
+                the weights bear it, otherwise float32.
+            engine: `plain` runs the network as it is. `fast` does so, too, on a GPU and for the starter.
+
+        Raises:
+            ValueError: the device is not there.
+        """
+        self.device = choose_device(device)
+        self.batch_sizes = GPU_BATCH_SIZES if self.device.type == "cuda" else CPU_BATCH_SIZES
+        self._network = network.to(self.device).requires_grad_(False)
+        self._autocasts = True
+        self.dtype = _plain_dtype(precision, self.device)
+        if engine == "fast" and self.device.type == "cpu" and precision != "float16" and is_supported(network):
+            self._network, self.dtype = choose_fast_encoder(network, precision)
+            self._autocasts = False
+        self._mean = torch.tensor(_PIXEL_MEAN, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(_PIXEL_STD, device=self.device).view(3, 1, 1)
+
+    def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        """Embed resized pictures in one pass of the network.
+
+        Args:
+            images: pictures as `encoder_service.preprocessing.resize_longest_side` gives them:
+                HxWx3 uint8, RGB, longest side 1024, sizes may differ.
+
+        Returns:
+            Image embeddings, Bx256x64x64 float32, in the order of the pictures.
+
+        Raises:
+            ValueError: a picture has another shape or dtype.
+            FloatingPointError: an embedding is not finite; nothing of the batch can be trusted.
+        """
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"an image must be HxWx3 uint8, not {image.shape} {image.dtype}")
+            if max(image.shape) != INPUT_SIDE:
+                raise ValueError(f"an image's longest side must be {INPUT_SIDE}: {image.shape}")
+        # Entered here and not at start-up, because it holds for the calling thread only.
+        with torch.inference_mode(), self._autocast():
+            embeddings = self._network(self._input_frames(images)).float().cpu().numpy()
+        if not np.isfinite(embeddings).all():
+            raise FloatingPointError("the image encoder gave numbers that are not finite")
+        result: npt.NDArray[np.float32] = embeddings
+        return result
+
+    def warm_up(self) -> None:
+        """Embed a blank picture in every batch size, so that no request pays for first-time set-up."""
+        blank = np.zeros((INPUT_SIDE, INPUT_SIDE, 3), dtype=np.uint8)
+        for size in self.batch_sizes:
+            if self.embed([blank] * size).shape != (size, *EMBEDDING_SHAPE[1:]):
+                raise ValueError("the image encoder's output has another shape than an embedding")
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.dtype == torch.float32 or not self._autocasts:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def _input_frames(self, images: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
+        """Normalise pictures and pad them at the bottom and at the right: Bx3x1024x1024 float32.
+
+        The padding is zero after normalising, so before it would be the mean colour, not black.
+        Source: `segment_anything/modeling/sam.py`, `Sam.preprocess`.
+        """
+        frames = torch.zeros(len(images), 3, INPUT_SIDE, INPUT_SIDE, device=self.device)
+        for frame, image in zip(frames, images, strict=True):
+            pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1)  # 3xHxW uint8
+            frame[:, : pixels.shape[1], : pixels.shape[2]] = (pixels - self._mean) / self._std
+        return frames
+
+
+def choose_device(device: Device) -> torch.device:
+    """Return the device a setting means.
+
+    Raises:
+        ValueError: `cuda` was asked for and there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("the device is set to cuda, but torch finds no GPU; set it to auto or cpu")
+    return torch.device(device)
+
+
+def _plain_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return DTYPES[precision]

@@ -1,0 +1,111 @@
+"""From the bytes of a picture to its embedding: decode and resize on threads, encode on the device."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder_service.batching import DeviceQueue
+from encoder_service.images import ImageLimits
+from encoder_service.preprocessing import PreparedImage, prepare_image
+from sam.embedding import Embedding, ModelIdentity
+
+
+@dataclass(frozen=True)
+class Computed:
+    """An embedding that was just computed, and how long that took."""
+
+    embedding: Embedding
+    queue_s: float
+    """Seconds spent waiting, for a decoding thread and for the device."""
+
+    encode_s: float
+    """Seconds spent decoding, resizing and on the device."""
+
+
+class EncodingPipeline:
+    """Computes embeddings of encoded pictures for one model. Knows nothing of what is stored."""
+
+    def __init__(
+        self,
+        model: ModelIdentity,
+        queue: DeviceQueue,
+        limits: ImageLimits,
+        *,
+        decode_threads: int,
+        dtype: npt.DTypeLike,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            model: whose embeddings these are.
+            queue: the device's; closed with this object.
+            limits: what a picture may cost.
+            decode_threads: how many pictures are decoded at once.
+            dtype: of the embeddings' features: float16 or float32.
+        """
+        self._model = model
+        self._queue = queue
+        self._limits = limits
+        self._dtype = np.dtype(dtype)
+        self._threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._decoding = 0
+
+    async def embed(self, data: bytes, image_digest: str) -> Computed:
+        """Compute the embedding of an encoded picture.
+
+        Cancelling it keeps what has not been started from ever being so.
+
+        Args:
+            data: the encoded picture.
+            image_digest: its SHA-256 in hexadecimal digits.
+
+        Raises:
+            Overloaded: too many pictures wait already; nothing was decoded.
+            ImageTooLarge, ImageUndecodable: see `encoder_service.images`.
+            EncoderUnavailable, InternalError: see `DeviceQueue.embed`.
+        """
+        self._queue.check_room(self._decoding)
+        self._decoding += 1
+        submitted = time.monotonic()
+        try:
+            loop = asyncio.get_running_loop()
+            prepared, started = await loop.run_in_executor(self._threads, self._prepare, data)
+        finally:
+            self._decoding -= 1
+        decoded = time.monotonic()
+        result = await self._queue.embed(prepared.pixels)
+        # Not on the decoding threads: what is done must not wait for what has just begun.
+        features = await asyncio.to_thread(self._as_features, result.embedding)
+        embedding = Embedding(
+            features=features,
+            image_digest=image_digest,
+            original_size=prepared.original_size,
+            model=self._model.name,
+            model_fingerprint=self._model.fingerprint,
+        )
+        queue_s = started - submitted + result.queue_s
+        return Computed(embedding, queue_s=queue_s, encode_s=decoded - started + result.encode_s)
+
+    async def close(self) -> None:
+        """Finish what was accepted and end all threads."""
+        await self._queue.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self, data: bytes) -> tuple[PreparedImage, float]:
+        started = time.monotonic()
+        return prepare_image(data, self._limits), started
+
+    def _as_features(self, embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
+        with np.errstate(over="ignore"):
+            features: npt.NDArray[np.floating] = embedding.astype(self._dtype)
+        if not np.isfinite(features).all():
+            # float16 ends at 65,504. SAM's embeddings end near 1, so this is a checkpoint to be served as float32.
+            raise FloatingPointError("an embedding does not fit into float16; set embedding_dtype to float32")
+        features.flags.writeable = False
+        return features

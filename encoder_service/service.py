@@ -1,0 +1,131 @@
+"""Builds the encoder service out of its parts, and takes it down again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from encoder_service.admission import Admission
+from encoder_service.batching import DeviceQueue
+from encoder_service.embedder import Embedder
+from encoder_service.fetch import ImageFetcher
+from encoder_service.model import ImageEncoder
+from encoder_service.pipeline import EncodingPipeline
+from encoder_service.servicer import EncoderServicer
+from encoder_service.settings import EncoderOptions
+from encoder_service.variants import build_image_encoder
+from sam.auth import KeyRing
+from sam.checkpoints import find_checkpoint
+from sam.embedding import ModelIdentity
+from sam.embedding_store import Backend, EmbeddingStore
+from sam.errors import StartupError
+from sam.rpc.server import RpcServer
+from sam.settings import RpcServerSettings
+from sam.v1 import encoder_service_pb2, encoder_service_pb2_grpc
+
+log = structlog.get_logger("encoder_service.service")
+
+SERVICE_NAME: str = encoder_service_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
+"""`sam.v1.EncoderService`: what health checks and channels call it."""
+
+
+@asynccontextmanager
+async def encoder_running(
+    options: EncoderOptions, server: RpcServerSettings, port: int, store_backend: Backend
+) -> AsyncIterator[int]:
+    """Run the encoder service; yield the port it listens on, and drain it on exit.
+
+    Args:
+        options: what it does.
+        server: how it listens.
+        port: where; 0 lets the system choose.
+        store_backend: where embeddings are kept; remains the caller's.
+
+    Raises:
+        StartupError: it cannot start; the message says why.
+    """
+    keys = KeyRing.from_file(options.api_keys_file)
+    identity, encoder = await asyncio.to_thread(_load, options)
+    health = _Health(asyncio.get_running_loop())
+    queue = DeviceQueue(
+        encoder.embed, encoder.batch_sizes, options.queue_limits, on_failing=health.report_from_device_thread
+    )
+    pipeline = EncodingPipeline(
+        identity,
+        queue,
+        options.image_limits,
+        decode_threads=options.encoder_decode_threads,
+        dtype=options.embedding_dtype,
+    )
+    fetcher = ImageFetcher(options.fetch_limits)
+    store = EmbeddingStore(
+        store_backend, identity, ttl_s=options.embedding_ttl_s, share_embeddings=options.share_embeddings
+    )
+    servicer = EncoderServicer(
+        Embedder(store, pipeline, fetcher),
+        store,
+        identity,
+        Admission(options.encoder_max_calls, options.encoder_max_call_bytes),
+    )
+    rpc_server = RpcServer(
+        server,
+        SERVICE_NAME,
+        lambda target: encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, target),
+        keys,
+    )
+    health.server = rpc_server
+    try:
+        bound = await rpc_server.start(server.host, port)
+        log.info(
+            "encoder serves",
+            model=identity.name,
+            origin=identity.origin.value,
+            device=str(encoder.device),
+            precision=str(encoder.dtype).removeprefix("torch."),
+            store="shared" if store.shared else "in this process: not shared, lost on exit",
+            address=f"{server.host}:{bound}",
+        )
+        try:
+            yield bound
+        finally:
+            await rpc_server.drain()
+    finally:
+        await pipeline.close()
+        fetcher.close()
+
+
+class _Health:
+    """Passes on to health checks whether the device works, so that calls go to other replicas while it does not."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.server: RpcServer | None = None
+
+    def report_from_device_thread(self, failing: bool) -> None:
+        """Tell the server; returns once it knows."""
+        if self.server is not None:
+            report = self.server.report(serving=not failing)
+            asyncio.run_coroutine_threadsafe(report, self._loop).result()
+
+
+def _load(options: EncoderOptions) -> tuple[ModelIdentity, ImageEncoder]:
+    """Find the checkpoint and load the image encoder from it: seconds, and blocking."""
+    checkpoint = find_checkpoint(options)
+    network = build_image_encoder(checkpoint.identity.name)
+    checkpoint.load_into(network, "image_encoder")
+    try:
+        encoder = ImageEncoder(
+            network,
+            device=options.device,
+            precision=options.encoder_precision,
+            engine=options.encoder_engine,
+        )
+    except ValueError as error:
+        raise StartupError(f"The image encoder cannot run as set: {error}.") from None
+    if encoder.device.type == "cuda":
+        # On a GPU the first pass of each batch size takes seconds; on a CPU it takes as long as any other.
+        encoder.warm_up()
+    return checkpoint.identity, encoder

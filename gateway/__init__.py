@@ -1,0 +1,1 @@
+"""The gateway: the documented HTTP routes, translated into gRPC calls and their answers back. It computes nothing."""

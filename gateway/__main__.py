@@ -1,0 +1,33 @@
+"""`python -m gateway`: the gateway on its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from gateway.service import gateway_running
+from gateway.settings import GatewaySettings
+from sam.command import main, settings_command
+from sam.lifecycle import run_until_signalled
+from sam.logs import configure_logs
+
+
+def run(settings: GatewaySettings) -> None:
+    """Serve until a signal."""
+    configure_logs(settings, "gateway")
+
+    @asynccontextmanager
+    async def services() -> AsyncIterator[None]:
+        targets = {"encoder_target": settings.encoder_target, "decoder_target": settings.decoder_target}
+        async with gateway_running(settings, **targets):
+            yield
+
+    run_until_signalled(services)
+
+
+command = settings_command(
+    "gateway", GatewaySettings, run, "Serve the documented HTTP routes in front of an encoder and a decoder."
+)
+
+if __name__ == "__main__":
+    main(command)

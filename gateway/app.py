@@ -1,0 +1,64 @@
+"""The FastAPI application, put together."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from gateway.answering import Answering
+from gateway.bodies import BodyLimits
+from gateway.calls import Reception
+from gateway.clients import Services
+from gateway.errors import handle_errors
+from gateway.headers import EXPOSED
+from gateway.middleware import RequestMiddleware
+from gateway.readiness import Readiness
+from gateway.routes.embeddings import embeddings_router
+from gateway.routes.models import models_router
+from gateway.routes.sam import sam_router
+from gateway.routes.sam2 import sam2_router
+from gateway.routes.surroundings import NAME, surroundings_router, version
+from gateway.settings import GatewayOptions
+from gateway.workers import Workers
+from sam.auth import KeyRing
+
+_DESCRIPTION = """Segment Anything, served apart: a picture is embedded once and segmented as often as you like.
+
+Embed a picture under an `image_id`, then send points, boxes or earlier masks with that `image_id` alone. Every answer
+says in `X-Cache` whether the embedding was there already, and in `Server-Timing` how long what took. An error is
+`{"message", "reason", "request_id"}`.
+"""
+
+
+def build_app(options: GatewayOptions, services: Services, readiness: Readiness, workers: Workers) -> FastAPI:
+    """Build the application.
+
+    Raises:
+        StartupError: the file of API keys cannot be used.
+    """
+    app = FastAPI(title=NAME, version=version(), description=_DESCRIPTION, redirect_slashes=False)
+    reception = Reception(KeyRing.from_file(options.api_keys_file), options.request_timeout_s)
+    answering = Answering(reception, services, workers, options.answer_max_bytes)
+    limits = BodyLimits(
+        workers,
+        body_max_bytes=options.body_max_bytes,
+        bodies_max_bytes=options.bodies_max_bytes,
+        body_timeout_s=options.body_timeout_s,
+    )
+    handle_errors(app)
+    app.include_router(sam_router(answering, limits))
+    app.include_router(embeddings_router(answering, limits))
+    app.include_router(sam2_router(answering, limits))
+    app.include_router(models_router(answering, limits))
+    app.include_router(surroundings_router(readiness))
+    origins = [origin.strip() for origin in options.cors_origins.split(",") if origin.strip()]
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=list(EXPOSED),
+        )
+    app.add_middleware(RequestMiddleware)
+    return app

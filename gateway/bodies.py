@@ -1,0 +1,159 @@
+"""Reading request bodies within bounds, and giving up what nobody waits for any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gateway.workers import OFFLOAD_BYTES, Workers
+from sam.errors import DeadlineExceeded, Overloaded, RequestTooLarge
+
+
+class BodyLimits:
+    """How much may be sent, one request and all together, and how slowly."""
+
+    def __init__(self, workers: Workers, *, body_max_bytes: int, bodies_max_bytes: int, body_timeout_s: float) -> None:
+        """Parse large bodies on `workers`; for the others see the settings of the same names."""
+        self.workers = workers
+        self._body_max_bytes = body_max_bytes
+        self._bodies_max_bytes = bodies_max_bytes
+        self._body_timeout_s = body_timeout_s
+        self._held_bytes = 0
+
+    async def read(self, request: Request, reservation: Reservation) -> bytes:
+        """Read a body, reserving its bytes as they arrive.
+
+        Raises:
+            RequestTooLarge: it is over the limit of one request, or says that it will be.
+            Overloaded: all bodies together are over theirs.
+            DeadlineExceeded: it arrives too slowly.
+            ClientDisconnect: the client left.
+        """
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self._body_max_bytes:
+            raise self._too_large()
+        chunks = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > self._body_max_bytes:
+                        raise self._too_large()
+                    reservation.add(len(chunk))
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"The request's body did not arrive within {self._body_timeout_s:g} s. Send it faster or smaller."
+            ) from None
+        return b"".join(chunks)
+
+    def reservation(self) -> Reservation:
+        """Return an empty reservation, to be released when the request is answered."""
+        return Reservation(self)
+
+    def take(self, size: int) -> None:
+        """Count bytes as held; see `Reservation.add`."""
+        if self._held_bytes + size > self._bodies_max_bytes:
+            raise Overloaded("Too many bytes of requests are being worked on at the moment. Try again shortly.")
+        self._held_bytes += size
+
+    def give_back(self, size: int) -> None:
+        """Count bytes as held no longer."""
+        self._held_bytes -= size
+
+    def _too_large(self) -> RequestTooLarge:
+        return RequestTooLarge(
+            f"The request's body is over the limit of {self._body_max_bytes} bytes. Send a smaller picture, or its URL."
+        )
+
+
+class Reservation:
+    """The bytes that one request holds."""
+
+    def __init__(self, limits: BodyLimits) -> None:
+        """Hold nothing yet."""
+        self._limits = limits
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        """Hold more.
+
+        Raises:
+            Overloaded: all requests together hold too much.
+        """
+        self._limits.take(size)
+        self._size += size
+
+    def __enter__(self) -> Reservation:
+        """Release everything on exit."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release everything."""
+        self._limits.give_back(self._size)
+        self._size = 0
+
+
+class _ReadRequest(Request):
+    """A request whose body was read already; its JSON is parsed off the event loop if it is large."""
+
+    def __init__(self, request: Request, body: bytes, workers: Workers) -> None:
+        super().__init__(request.scope, request.receive)
+        self._read = body
+        self._workers = workers
+
+    async def body(self) -> bytes:
+        return self._read
+
+    async def json(self) -> Any:
+        # orjson's errors are json.JSONDecodeError, which FastAPI turns into its 422.
+        return await self._workers.run(len(self._read) > OFFLOAD_BYTES, orjson.loads, self._read)
+
+
+def bounded_route(limits: BodyLimits) -> type[APIRoute]:
+    """Return a kind of route whose requests are read within these limits and cancelled when their client leaves."""
+
+    class BoundedRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            answer = super().get_route_handler()
+
+            async def handle(request: Request) -> Response:
+                with limits.reservation() as reservation:
+                    body = await limits.read(request, reservation)
+                    return await _while_connected(request, answer(_ReadRequest(request, body, limits.workers)))
+
+            return handle
+
+    return BoundedRoute
+
+
+async def _while_connected(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
+    """Await an answer; cancel it, and with it the calls it makes, when the client leaves.
+
+    Raises:
+        ClientDisconnect: the client left.
+    """
+    answer = asyncio.create_task(answering)
+    gone = asyncio.create_task(_disconnect(request.receive))
+    try:
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        gone.cancel()
+        answer.cancel()
+        # Nothing of a request outlives it: what was cancelled is done when this returns.
+        await asyncio.wait({answer, gone})
+
+
+async def _disconnect(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,132 @@
+"""The two services as the gateway sees them: typed calls with a deadline, whose failures are errors of the tree."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.calls import Call
+from sam.errors import DecoderUnavailable, EncoderUnavailable, InternalError, Unavailable
+from sam.rpc.channel import open_channel
+from sam.rpc.status import from_rpc_error
+from sam.v1 import decoder_service_pb2 as decoder_pb
+from sam.v1 import decoder_service_pb2_grpc, embedding_pb2, encoder_service_pb2_grpc
+from sam.v1 import encoder_service_pb2 as encoder_pb
+
+DECODER_SERVICE = decoder_pb.DESCRIPTOR.services_by_name["DecoderService"].full_name
+ENCODER_SERVICE = encoder_pb.DESCRIPTOR.services_by_name["EncoderService"].full_name
+
+HEALTH_TIMEOUT_S = 1.0
+
+log = structlog.get_logger("gateway")
+
+Response = TypeVar("Response")
+
+
+class ServiceClient:
+    """A channel to all replicas of one service."""
+
+    def __init__(self, target: str, service_name: str, unavailable: type[Unavailable]) -> None:
+        """Open the channel; it connects when it is first used.
+
+        Args:
+            target: the service as host:port.
+            service_name: its full name, for health checks.
+            unavailable: the error for a service without a replica that answers.
+        """
+        self._service_name = service_name
+        self._unavailable = unavailable
+        self.channel = open_channel(target, service_name)
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
+        self._check_health = stub.Check
+
+    async def invoke(self, method: Callable[..., Awaitable[Response]], request: Any, call: Call) -> Response:
+        """Call a method on behalf of `call`. Cancelling this cancels the call, at the service too.
+
+        Raises:
+            SamovarError: what the service raised, or why it could not be reached.
+        """
+        try:
+            return await method(request, timeout=call.rpc_timeout_s(), metadata=call.metadata)
+        except grpc.aio.AioRpcError as error:
+            known = from_rpc_error(error, unavailable=self._unavailable)
+            if isinstance(known, InternalError):
+                log.error("call failed", service=self._service_name, code=error.code().name, details=error.details())
+            raise known from None
+
+    async def is_serving(self) -> bool:
+        """Tell whether a replica would try a request now."""
+        request = health_pb2.HealthCheckRequest(service=self._service_name)
+        try:
+            answer = await self._check_health(request, timeout=HEALTH_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self.channel.close()
+
+
+class DecoderClient(ServiceClient):
+    """`sam.v1.DecoderService`."""
+
+    def __init__(self, target: str) -> None:
+        """See `ServiceClient`."""
+        super().__init__(target, DECODER_SERVICE, DecoderUnavailable)
+        self._stub = decoder_service_pb2_grpc.DecoderServiceStub(self.channel)
+
+    async def segment_image(
+        self, request: decoder_pb.SegmentImageRequest, call: Call
+    ) -> decoder_pb.SegmentImageResponse:
+        """Predict the masks of what each prompt points at."""
+        return await self.invoke(self._stub.SegmentImage, request, call)
+
+    async def get_embedding(
+        self, image_id: str, view: embedding_pb2.EmbeddingView.ValueType, call: Call
+    ) -> embedding_pb2.ImageEmbedding:
+        """Return the stored embedding that an image_id is bound to."""
+        request = decoder_pb.GetEmbeddingRequest(image_id=image_id, view=view)
+        response = await self.invoke(self._stub.GetEmbedding, request, call)
+        return response.embedding
+
+    async def delete_embedding(self, image_id: str, purge: bool, call: Call) -> None:
+        """Forget an image_id, and with `purge` the embedding as well."""
+        request = decoder_pb.DeleteEmbeddingRequest(image_id=image_id, purge=purge)
+        await self.invoke(self._stub.DeleteEmbedding, request, call)
+
+    async def get_model(self, call: Call) -> embedding_pb2.Model:
+        """Return the model served."""
+        response = await self.invoke(self._stub.GetModel, decoder_pb.GetModelRequest(), call)
+        return response.model
+
+
+class EncoderClient(ServiceClient):
+    """`sam.v1.EncoderService`."""
+
+    def __init__(self, target: str) -> None:
+        """See `ServiceClient`."""
+        super().__init__(target, ENCODER_SERVICE, EncoderUnavailable)
+        self._stub = encoder_service_pb2_grpc.EncoderServiceStub(self.channel)
+
+    async def embed_image(self, request: encoder_pb.EmbedImageRequest, call: Call) -> encoder_pb.EmbedImageResponse:
+        """Compute and store the embedding of an image."""
+        return await self.invoke(self._stub.EmbedImage, request, call)
+
+
+class Services:
+    """Both services."""
+
+    def __init__(self, *, encoder_target: str, decoder_target: str) -> None:
+        """Open the channels to both."""
+        self.encoder = EncoderClient(encoder_target)
+        self.decoder = DecoderClient(decoder_target)
+
+    async def close(self) -> None:
+        """Close both channels."""
+        await asyncio.gather(self.encoder.close(), self.decoder.close())

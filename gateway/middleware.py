@@ -1,0 +1,73 @@
+"""What happens around every request: it gets an id, is timed, counted and logged, and never ends without an answer.
+
+Plain ASGI: Starlette's own base class for middleware buffers bodies and keeps cancellation from getting through.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.calls import REQUEST_ID_HEADER
+from gateway.errors import internal_error_response
+from gateway.headers import TIMING_HEADER
+from gateway.metrics import REQUEST_SECONDS, REQUESTS
+from sam.rpc.caller import request_id_or_new
+
+log = structlog.get_logger("gateway")
+
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class RequestMiddleware:
+    """The outermost layer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        request_id = request_id_or_new(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        scope.setdefault("state", {}).update(request_id=request_id, started=started)
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                total = f"total;dur={(time.monotonic() - started) * 1e3:.1f}"
+                stages = headers.get(TIMING_HEADER)
+                headers[TIMING_HEADER] = f"{stages}, {total}" if stages else total
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_named)
+            except Exception:
+                log.exception("request failed")
+                if status == 0:
+                    await internal_error_response(request_id)(scope, receive, send_named)
+            finally:
+                _record(scope, status, time.monotonic() - started)
+
+
+def _record(scope: Scope, status: int, seconds: float) -> None:
+    """Count and log a request. Its query is left out: it may hold a key."""
+    # The route as declared, never the path as sent: a label must not have a value for every image_id.
+    route = getattr(scope.get("route"), "path", "none")
+    method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
+    REQUESTS.labels(route=route, method=method, status=str(status)).inc()
+    REQUEST_SECONDS.labels(route=route).observe(seconds)
+    # As it was sent, escapes and all: decoded, it could hold line breaks and pass for lines of its own.
+    path = scope.get("raw_path", b"").decode("ascii", "replace")
+    log.info("request", method=method, path=path, status=status, ms=round(seconds * 1e3, 1))

@@ -1,0 +1,1 @@
+"""The command line, and all three services in one process."""

@@ -1,0 +1,295 @@
+"""The queue in front of the device."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoder_service.batching import DeviceQueue, QueueLimits
+from sam.errors import DeadlineExceeded, EncoderUnavailable, InternalError, Overloaded
+
+PATIENCE_S = 20.0
+
+
+def _image(value: int) -> np.ndarray:
+    return np.full((2, 2, 3), value, dtype=np.uint8)
+
+
+class _Device:
+    """A model whose embedding repeats its picture's value; held back until it is released."""
+
+    def __init__(self, held: bool = False, broken_value: int = -1) -> None:
+        self.batches: list[list[int]] = []
+        self.threads: set[int] = set()
+        self.broken_value = broken_value
+        self.broken = threading.Event()
+        self.busy = threading.Event()
+        self.free = threading.Event()
+        if not held:
+            self.free.set()
+
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        values = [int(image[0, 0, 0]) for image in images]
+        self.threads.add(threading.get_ident())
+        self.batches.append(values)
+        self.busy.set()
+        assert self.free.wait(PATIENCE_S)
+        if self.broken_value in values or self.broken.is_set():
+            raise RuntimeError("secret address 0xdeadbeef")
+        return np.stack([np.full((256, 64, 64), value, dtype=np.float32) for value in values])
+
+    async def wait_until_busy(self) -> None:
+        assert await asyncio.to_thread(self.busy.wait, PATIENCE_S)
+
+
+def _run(
+    scenario: Callable[[DeviceQueue], Coroutine[Any, Any, None]],
+    device: _Device,
+    limits: QueueLimits = QueueLimits(),  # noqa: B008 - it is frozen
+    batch_sizes: Sequence[int] = (1, 2, 4),
+) -> None:
+    async def body() -> None:
+        queue = DeviceQueue(device, batch_sizes, limits)
+        try:
+            await asyncio.wait_for(scenario(queue), PATIENCE_S)
+        finally:
+            device.free.set()
+            await queue.close()
+
+    asyncio.run(body())
+
+
+async def _queued(queue: DeviceQueue, count: int) -> None:
+    while len(queue) != count:  # noqa: ASYNC110 - the queue has no event for this, and each turn lets the tasks run
+        await asyncio.sleep(0)
+
+
+def test_each_caller_gets_its_own_embedding() -> None:
+    """Among a hundred pictures batched in passing, none is answered with another's embedding."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        results = await asyncio.gather(*(queue.embed(_image(value)) for value in range(64)))
+        for value, result in enumerate(results):
+            assert result.embedding.shape == (1, 256, 64, 64)
+            assert (result.embedding == value).all()
+
+    device = _Device()
+    _run(scenario, device)
+    assert len(device.threads) == 1
+
+
+def test_what_waits_together_runs_together_in_fixed_sizes() -> None:
+    """Seven pictures that queued while the device was busy run as batches of four, two and one."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        first = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        others = [asyncio.create_task(queue.embed(_image(value))) for value in range(1, 8)]
+        await _queued(queue, 7)
+        device.free.set()
+        await asyncio.gather(first, *others)
+
+    device = _Device(held=True)
+    _run(scenario, device)
+    assert device.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
+
+
+def test_a_full_queue_refuses_by_count() -> None:
+    """One picture more than allowed is refused at once, and says when to come back."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        running = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        waiting = asyncio.create_task(queue.embed(_image(1)))
+        await _queued(queue, 1)
+        with pytest.raises(Overloaded) as refusal:
+            await queue.embed(_image(2))
+        assert (refusal.value.retry_after_s or 0) >= 1
+        device.free.set()
+        await asyncio.gather(running, waiting)
+
+    device = _Device(held=True)
+    _run(scenario, device, QueueLimits(max_images=1))
+    assert device.batches == [[0], [1]]
+
+
+def test_a_full_queue_refuses_by_bytes() -> None:
+    """A picture that would exceed the bytes allowed is refused at once."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        running = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        waiting = asyncio.create_task(queue.embed(_image(1)))
+        await _queued(queue, 1)
+        with pytest.raises(Overloaded):
+            await queue.embed(_image(2))
+        device.free.set()
+        await asyncio.gather(running, waiting)
+
+    device = _Device(held=True)
+    _run(scenario, device, QueueLimits(max_bytes=_image(0).nbytes + 1))
+
+
+def test_a_cancelled_caller_is_never_started_and_frees_its_place() -> None:
+    """A caller that leaves while queued makes room at once, and its picture never reaches the device."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        running = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        gone = asyncio.create_task(queue.embed(_image(1)))
+        await _queued(queue, 1)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert len(queue) == 0
+        follower = asyncio.create_task(queue.embed(_image(2)))
+        await _queued(queue, 1)
+        device.free.set()
+        await asyncio.gather(running, follower)
+
+    device = _Device(held=True)
+    _run(scenario, device, QueueLimits(max_images=1))
+    assert device.batches == [[0], [2]]
+
+
+def test_callers_whose_deadline_passes_are_answered_in_time_and_never_started() -> None:
+    """Fifty callers with short deadlines behind a long pass are all told so, and none is run."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        running = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        soon = time.monotonic() + 0.05
+        late = [queue.embed(_image(9), deadline=soon) for _ in range(50)]
+        outcomes = await asyncio.gather(*late, return_exceptions=True)
+        assert all(isinstance(outcome, DeadlineExceeded) for outcome in outcomes)
+        assert len(queue) == 0
+        device.free.set()
+        await running
+
+    device = _Device(held=True)
+    _run(scenario, device)
+    assert device.batches == [[0]]
+
+
+def test_a_deadline_already_past_is_not_started() -> None:
+    """A picture queued too late on an idle device is not embedded."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await queue.embed(_image(1), deadline=time.monotonic() - 1)
+
+    device = _Device()
+    _run(scenario, device)
+    assert device.batches == []
+
+
+def test_a_failing_picture_fails_alone() -> None:
+    """When a batch fails, its pictures are tried one by one and only the broken one's caller hears of it."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        running = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        batch = [asyncio.create_task(queue.embed(_image(value))) for value in range(1, 5)]
+        await _queued(queue, 4)
+        device.free.set()
+        await running
+        outcomes = await asyncio.gather(*batch, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes].count(InternalError) == 1
+        failure = outcomes[2]
+        assert isinstance(failure, InternalError)
+        assert "0xdeadbeef" not in str(failure)
+        assert not queue.failing
+
+    device = _Device(held=True, broken_value=3)
+    _run(scenario, device)
+
+
+def test_a_picture_that_fails_does_not_bring_the_device_into_disrepute() -> None:
+    """After a picture that the model fails on, a blank one shows that the device works, and others are served."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        with pytest.raises(InternalError):
+            await queue.embed(_image(3))
+        await queue.embed(_image(4))
+        assert not queue.failing
+
+    device = _Device(broken_value=3)
+    _run(scenario, device)
+    assert device.batches == [[3], [0], [4]]
+
+
+def test_a_failing_device_takes_no_work_until_it_works_again() -> None:
+    """While a blank picture fails, callers are sent elsewhere, those who wait included; a later try ends that."""
+    reports: list[bool] = []
+    device = _Device(held=True)
+
+    async def scenario() -> None:
+        queue = DeviceQueue(device, (1,), QueueLimits(), on_failing=reports.append, probe_interval_s=0.01)
+        running = asyncio.create_task(queue.embed(_image(1)))
+        await device.wait_until_busy()
+        waiting = asyncio.create_task(queue.embed(_image(2)))
+        await _queued(queue, 1)
+        device.broken.set()
+        device.free.set()
+        with pytest.raises(InternalError):
+            await running
+        with pytest.raises(EncoderUnavailable):
+            await waiting
+        with pytest.raises(EncoderUnavailable):
+            await queue.embed(_image(3))
+        device.broken.clear()
+        while queue.failing:  # noqa: ASYNC110 - the device's thread ends this, within a probe or two
+            await asyncio.sleep(0.005)
+        assert (await queue.embed(_image(4))).embedding[0, 0, 0, 0] == 4
+        await queue.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
+    assert reports == [True, False]
+
+
+def test_closing_finishes_what_is_queued_and_takes_nothing_more() -> None:
+    """Pictures accepted before closing are embedded; later ones are refused as unavailable."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        tasks = [asyncio.create_task(queue.embed(_image(value))) for value in range(3)]
+        await device.wait_until_busy()
+        closing = asyncio.create_task(queue.close())
+        await asyncio.sleep(0)
+        with pytest.raises(EncoderUnavailable):
+            await queue.embed(_image(9))
+        device.free.set()
+        results = await asyncio.gather(*tasks)
+        assert [int(result.embedding[0, 0, 0, 0]) for result in results] == [0, 1, 2]
+        await closing
+
+    device = _Device(held=True)
+    _run(scenario, device)
+
+
+def test_times_are_reported_apart() -> None:
+    """The time in the queue and the time on the device come with each embedding."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        first = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        second = asyncio.create_task(queue.embed(_image(1)))
+        await _queued(queue, 1)
+        device.free.set()
+        running, waiting = await asyncio.gather(first, second)
+        assert running.encode_s > 0
+        assert waiting.queue_s > 0
+
+    device = _Device(held=True)
+    _run(scenario, device)
+
+
+def test_batch_sizes_must_allow_a_single_picture() -> None:
+    """Without a batch of one a lone picture would wait for ever, so such sizes are refused."""
+    with pytest.raises(ValueError, match="must contain 1"):
+        DeviceQueue(_Device(), (2, 4), QueueLimits())

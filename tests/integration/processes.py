@@ -1,0 +1,136 @@
+"""Starts the services as an operator does, as processes of their own, and stops them again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.conftest import free_port
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_S = 90.0
+STOP_S = 30.0
+
+RANDOM_VIT_B = {"SAMOVAR_MODEL": "vit_b", "SAMOVAR_CHECKPOINT": "random:0"}
+
+
+@dataclass
+class Process:
+    """A service under test."""
+
+    port: int
+    log: Path
+    popen: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        """Its HTTP address, if it is a gateway."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def target(self) -> str:
+        """Its gRPC address, if it is not."""
+        return f"127.0.0.1:{self.port}"
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status; it must end within a bound."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        return self.popen.wait(STOP_S)
+
+
+def spawn(arguments: list[str], folder: Path, port: int, environment: Mapping[str, str]) -> Process:
+    """Start `python ARGUMENTS`; its output goes to a file in `folder`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
+    log = folder / f"{arguments[1]}-{port or free_port()}.log"
+    with log.open("wb") as output:
+        popen = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**inherited, "SAMOVAR_DRAIN_S": "1", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    return Process(port, log, popen)
+
+
+@contextmanager
+def service(
+    module: str, folder: Path, environment: Mapping[str, str], arguments: tuple[str, ...] = ()
+) -> Iterator[Process]:
+    """Run `python -m MODULE` on a free port, healthy on entry, killed on exit if it is still there."""
+    port = free_port()
+    process = spawn(["-m", module, *arguments, "--port", str(port)], folder, port, environment)
+    try:
+        (wait_for_gateway if module in {"gateway", "samovar"} else wait_for_grpc)(process)
+        yield process
+    finally:
+        if process.popen.poll() is None:
+            process.popen.kill()
+        process.popen.wait()
+
+
+def wait_for_gateway(process: Process) -> None:
+    """Wait until a gateway is ready."""
+    _wait(process, lambda: httpx2.get(f"{process.url}/readiness", timeout=2).status_code == 200)
+
+
+def wait_for_grpc(process: Process) -> None:
+    """Wait until a gRPC service reports SERVING."""
+
+    def serving() -> bool:
+        with grpc.insecure_channel(process.target) as channel:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    _wait(process, serving)
+
+
+def _wait(process: Process, ready: object) -> None:
+    until = time.monotonic() + START_S
+    while True:
+        if process.popen.poll() is not None or time.monotonic() > until:
+            raise AssertionError(f"{process.log.stem} did not become ready:\n{process.log.read_text()[-4000:]}")
+        try:
+            if ready():  # type: ignore[operator]
+                return
+        except (httpx2.HTTPError, grpc.RpcError):
+            pass
+        time.sleep(0.05)
+
+
+@dataclass
+class Stack:
+    """Encoders, decoders and a gateway in front of them, over one Redis."""
+
+    encoders: list[Process]
+    decoders: list[Process]
+    gateway: Process
+
+
+@contextmanager
+def stack(
+    folder: Path, redis_url: str, *, encoders: int, decoders: int, environment: Mapping[str, str]
+) -> Iterator[Stack]:
+    """Run the split roles, as compose does, until the block is left."""
+    common = {"SAMOVAR_REDIS_URL": redis_url, **environment}
+    with ExitStack() as running:
+        encoding = [running.enter_context(service("encoder_service", folder, common)) for _ in range(encoders)]
+        decoding = [running.enter_context(service("decoder_service", folder, common)) for _ in range(decoders)]
+        targets = {
+            "SAMOVAR_ENCODER_TARGET": "ipv4:" + ",".join(process.target for process in encoding),
+            "SAMOVAR_DECODER_TARGET": "ipv4:" + ",".join(process.target for process in decoding),
+        }
+        gateway = running.enter_context(service("gateway", folder, {**environment, **targets}))
+        yield Stack(encoding, decoding, gateway)
