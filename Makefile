@@ -3,7 +3,7 @@
 # Variables:
 #   ARGS          flags for the command, e.g. make serve ARGS="--port 9101 --model vit_b --checkpoint FILE"
 #   PYTHON        the Python to build .venv with, 3.11 or later
-#   TORCH         cpu (default) or cuda: which build of torch is installed
+#   TORCH         cpu (default) or cuda: which build of torch is installed; kept until another is named
 #   TORCH_INDEX   where pip finds that build, if its own configuration does not: a URL, see tools/install_torch.sh
 #   PIP_ARGS      more options for every pip install, e.g. --find-links or --index-url in a closed network
 
@@ -13,17 +13,18 @@ SHELL := /bin/bash
 
 ARGS ?=
 PYTHON ?= $(shell tools/find_python.sh)
-TORCH ?= cpu
 TORCH_INDEX ?=
 PIP_ARGS ?=
 
 VENV := .venv
+# What .venv was made with, so that TORCH=cuda need not be said again.
+TORCH ?= $(or $(patsubst $(VENV)/.torch-%,%,$(firstword $(wildcard $(VENV)/.torch-*))),cpu)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-CODE := sam encoder_service decoder_service gateway samovar starter bench protos tests
+CODE := sam encoder_service decoder_service gateway samovar starter bench protos tests tools
 BUF_VERSION := 1.75.0
 
-.PHONY: help serve test lint proto bench clean
+.PHONY: help serve test lint proto docs bench clean
 
 help: ## Show this list
 	@echo "Samovar. The two to begin with: make serve, make test."
@@ -46,6 +47,9 @@ lint: $(VENV)/.ready-dev ## Check style, types and the contract's form
 
 proto: $(VENV)/.ready-dev ## Generate sam/v1/ from protos/
 	$(BIN)/python protos/generate.py
+
+docs: $(VENV)/.ready-dev ## Write README's tables of settings and errors anew
+	$(BIN)/python -m tools.readme_tables
 
 bench: $(VENV)/.ready-dev ## List the benchmarks, each of which prints a table
 	@echo "Run one with: $(BIN)/python -m bench.NAME"; ls bench/*.py 2>/dev/null || echo "(none yet)"

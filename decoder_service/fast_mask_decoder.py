@@ -157,10 +157,25 @@ class FastMaskDecoder:
         tokens = self._final_norm(tokens + self._final.output(combine(found), batch))
 
         ious = self._iou_head(tokens[:, 0])
-        vectors = self._hypernetworks(tokens[:, 1 : outputs.shape[1]])
-        vectors, ious = _choose(vectors, ious, choice)
+        vectors, ious = self._choose(tokens[:, 1 : outputs.shape[1]], ious, choice)
         bands = for_each(lambda part: self._upscaler(part.image, vectors), parts)
         return torch.cat(bands, dim=2), ious
+
+    def _choose(
+        self, mask_tokens: torch.Tensor, ious: torch.Tensor, choice: MaskChoice
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the vectors, BxCx32, and IoU predictions, BxC, of the masks that are asked for."""
+        if choice is MaskChoice.SINGLE:
+            return self._hypernetworks(mask_tokens, slice(0, 1)), ious[:, :1]
+        if choice is MaskChoice.THREE:
+            return self._hypernetworks(mask_tokens, slice(1, 4)), ious[:, 1:]
+        best = 1 + ious[:, 1:].argmax(dim=1)
+        every = torch.arange(len(best))
+        if len(best) == 1:
+            vectors = self._hypernetworks(mask_tokens, slice(int(best), int(best) + 1))
+        else:
+            vectors = self._hypernetworks(mask_tokens, slice(0, 4))[every, best, None]
+        return vectors, ious[every, best, None]
 
     def _masked(self, prepared: FastEmbedding, dense: torch.Tensor) -> list[ImagePart]:
         """Put the embeddings of mask inputs, float32 Bx256x64x64, in the place of that of "no mask"."""
@@ -243,12 +258,12 @@ class _StackedMlps:
             for level in range(depth)
         ]
 
-    def __call__(self, mask_tokens: torch.Tensor) -> torch.Tensor:
-        """Turn the masks' tokens, BxMx256, into the vectors of the masks, BxMx32."""
-        hidden = mask_tokens.transpose(0, 1)
+    def __call__(self, mask_tokens: torch.Tensor, masks: slice) -> torch.Tensor:
+        """Turn the masks' tokens, Bx4x256, into the vectors of some of the masks, BxMx32."""
+        hidden = mask_tokens[:, masks].transpose(0, 1)
         last = len(self._layers) - 1
         for level, (weight, bias) in enumerate(self._layers):
-            hidden = torch.baddbmm(bias, hidden, weight)
+            hidden = torch.baddbmm(bias[masks], hidden, weight[masks])
             if level < last:
                 hidden = functional.relu(hidden)
         return hidden.transpose(0, 1)
@@ -265,13 +280,3 @@ def _embed_prompts(prompt_encoder: Any, batch: PromptBatch) -> tuple[torch.Tenso
         masks=None if batch.mask_inputs is None else torch.from_numpy(batch.mask_inputs),
     )
     return sparse, None if batch.mask_inputs is None else dense
-
-
-def _choose(vectors: torch.Tensor, ious: torch.Tensor, choice: MaskChoice) -> tuple[torch.Tensor, torch.Tensor]:
-    if choice is MaskChoice.SINGLE:
-        return vectors[:, :1], ious[:, :1]
-    if choice is MaskChoice.THREE:
-        return vectors[:, 1:], ious[:, 1:]
-    best = 1 + ious[:, 1:].argmax(dim=1)
-    every = torch.arange(len(best))
-    return vectors[every, best, None], ious[every, best, None]

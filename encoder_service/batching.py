@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from encoder_service.limits import QueueLimits
 from sam.errors import DeadlineExceeded, EncoderUnavailable, InternalError, Overloaded, SamovarError
 from sam.geometry import INPUT_SIDE
 
@@ -35,17 +36,6 @@ _NEWEST = 0.3
 
 PROBE_INTERVAL_S = 5.0
 """How often a failing device is tried again, in seconds."""
-
-
-@dataclass(frozen=True)
-class QueueLimits:
-    """How much may wait for the device."""
-
-    max_images: int = 64
-    """Pictures queued, those on the device not counted."""
-
-    max_bytes: int = 256 * 2**20
-    """Their resized pixels, in bytes; one picture has at most 3 MiB."""
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class Embedder:
         self._fetcher = fetcher
         self.flights: SingleFlight[str, _Found] = SingleFlight()
         """The loads and computations under way, by the key of the embedding."""
+        self._downloads: SingleFlight[tuple[str, str], bytes] = SingleFlight()
 
     async def embed(self, tenant: str, order: Order) -> Embedded:
         """Answer an order: from the store if the image is known there, by computing otherwise.
@@ -117,7 +118,7 @@ class Embedder:
                 if known is not None:
                     return known
             started = time.monotonic()
-            content = await self._fetcher.fetch(order.url)
+            content = await self._downloads.run((tenant, order.url), lambda: self._fetcher.fetch(order.url))
             times.fetch = time.monotonic() - started
 
         # Hashing 20 MiB takes 10 ms and more, which the event loop does not have.

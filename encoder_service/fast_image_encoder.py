@@ -81,7 +81,7 @@ class _Block:
         self._norm1, self._norm2 = block.norm1, block.norm2
         self._qkv = _Linear(block.attn.qkv, dtype)
         self._proj = _Linear(block.attn.proj, dtype)
-        self._mlp_in = _Linear(block.mlp.lin1, dtype, gelu=isinstance(block.mlp.act, nn.GELU))
+        self._mlp_in = _Linear(block.mlp.lin1, dtype, gelu=True)
         self._mlp_out = _Linear(block.mlp.lin2, dtype)
         self._window = block.window_size
         self._attention = _Attention(block.attn, dtype)

@@ -13,14 +13,14 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from encoder_service.addresses import AllowedHosts, IpAddress, parse_address
+from encoder_service.addresses import IpAddress, parse_address
+from encoder_service.limits import FetchLimits
 from sam.errors import ImageTooLarge, ImageUrlFailed, ImageUrlRefused
 
 Resolve = Callable[[str, int], Awaitable[list[IpAddress]]]
@@ -42,32 +42,6 @@ _REFUSED = (
 _SWITCHED_OFF = (
     "Could not load input image. Cause: this server does not fetch URLs. Send the picture itself, in base64."
 )
-
-
-@dataclass(frozen=True)
-class FetchLimits:
-    """What the encoder fetches, and how long it tries."""
-
-    enabled: bool = True
-    """Whether URLs are fetched at all."""
-
-    allow_http: bool = False
-    """Whether plain http is allowed besides https."""
-
-    allowed_hosts: AllowedHosts = field(default_factory=AllowedHosts)
-    """Private hosts that may be fetched from all the same."""
-
-    max_bytes: int = 20 * 2**20
-    """The size of the picture's file, in bytes."""
-
-    connect_timeout_s: float = 5.0
-    """Seconds for one connection: TCP and TLS."""
-
-    total_timeout_s: float = 15.0
-    """Seconds for everything: look-up, redirects and body."""
-
-    max_redirects: int = 3
-    """Redirects followed."""
 
 
 class ImageFetcher:

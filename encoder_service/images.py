@@ -9,19 +9,13 @@ concerned says so; `tests/parity/test_picture_decoding.py` compares the two on e
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from encoder_service.limits import ImageLimits
 from sam.errors import ImageTooLarge, ImageUndecodable
-
-DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP")
-"""The formats decoded unless a setting adds others, by Pillow's names."""
-
-OPTIONAL_FORMATS = ("BMP", "GIF", "TIFF")
-"""The formats that a setting may add, by Pillow's names."""
 
 _EXIF_ORIENTATION = 0x0112
 _EXIF_PREFIX = b"Exif\x00\x00"
@@ -41,27 +35,6 @@ _UPRIGHT = {
 _WIDENED_BY_PILLOW = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"})
 
 _CMYK_ROWS_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What a picture may cost before it is refused."""
-
-    max_bytes: int = 20 * 2**20
-    """The size of the encoded picture, in bytes."""
-
-    max_pixels: int = 64 * 2**20
-    """Width times height. Checked before the pixels are allocated. Pillow itself stops at 178,956,970.
-
-    While a picture is decoded it takes up to 16 bytes for each pixel: 1 GiB at this default. That is for a WebP,
-    whose decoder keeps three copies with four channels; the others take 8 to 12 bytes.
-    """
-
-    max_aspect: int = 2048
-    """Longest side over shortest side. Beyond 2048 SAM's resize leaves a side of 0 pixels."""
-
-    formats: tuple[str, ...] = DEFAULT_FORMATS
-    """The formats decoded, by Pillow's names: of `DEFAULT_FORMATS` and `OPTIONAL_FORMATS`."""
 
 
 def decode_image(data: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:

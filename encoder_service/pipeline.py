@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder_service.batching import DeviceQueue
-from encoder_service.images import ImageLimits
+from encoder_service.limits import ImageLimits
 from encoder_service.preprocessing import PreparedImage, prepare_image
 from sam.embedding import Embedding, ModelIdentity
 

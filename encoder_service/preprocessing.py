@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from encoder_service.images import ImageLimits, open_image
+from encoder_service.images import open_image
+from encoder_service.limits import ImageLimits
 from sam.geometry import Size, input_size
 
 

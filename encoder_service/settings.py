@@ -7,9 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from encoder_service.addresses import AllowedHosts
-from encoder_service.batching import QueueLimits
-from encoder_service.fetch import FetchLimits
-from encoder_service.images import DEFAULT_FORMATS, OPTIONAL_FORMATS, ImageLimits
+from encoder_service.limits import DEFAULT_FORMATS, OPTIONAL_FORMATS, FetchLimits, ImageLimits, QueueLimits
 from sam.settings import AuthSettings, ModelSettings, RpcServerSettings, StoreSettings
 
 

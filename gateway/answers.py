@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.schemas import Point
+from gateway.prompt_schemas import Point
 
 Polygon = list[Point]
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from gateway.schemas import Body, Bounded, Format, Image, ImageBody, Nested, Prompt, SegmentImageBody
+from gateway.prompt_schemas import Body, Bounded, Nested, Prompt
+from gateway.schemas import Format, Image, ImageBody, SegmentImageBody
 
 _FORMATS: dict[str | None, Format] = {None: "polygons", "json": "polygons", "rle": "rle", "binary": "binary"}
 

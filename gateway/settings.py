@@ -27,7 +27,7 @@ class GatewayOptions(AuthSettings):
         description="The largest request body accepted, in bytes; base64 adds a third to a picture.",
     )
     bodies_max_bytes: int = Field(
-        512 * 2**20,
+        256 * 2**20,
         ge=1024,
         description="The most bytes of request bodies held at once; over it, new ones are refused as overload.",
     )

@@ -20,7 +20,8 @@ from gateway.arrays import (
     mask_from_polygon,
 )
 from gateway.pictures import Picture, read_picture
-from gateway.schemas import PromptFields, SegmentImageBody
+from gateway.prompt_schemas import PromptFields
+from gateway.schemas import SegmentImageBody
 from sam.errors import EmbeddingInvalid, PromptInvalid
 from sam.geometry import EMBEDDING_SHAPE, LOW_RES_SIDE
 from sam.tensors import to_tensor

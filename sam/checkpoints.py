@@ -12,6 +12,7 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
@@ -135,8 +136,14 @@ def _random(model: str, seed_text: str) -> Checkpoint:
     if not seed_text.isdecimal():
         raise StartupError("--checkpoint random:SEED needs a whole number as its seed, such as random:0.")
     fingerprint = hashlib.sha256(f"random/{model}/{seed_text}".encode()).hexdigest()
-    log.warning("serving random weights: the masks mean nothing", model=model, seed=int(seed_text))
+    _warn_of_random(model, int(seed_text))
     return RandomCheckpoint(ModelIdentity(model, fingerprint, CheckpointOrigin.RANDOM), int(seed_text))
+
+
+@cache
+def _warn_of_random(model: str, seed: int) -> None:
+    # Once, although the all-in-one asks for each of its services.
+    log.warning("serving random weights: the masks mean nothing", model=model, seed=seed)
 
 
 def _custom(path: Path, model: str | None) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from gateway.answering import Answering, checked_dtype
 from gateway.answers import ERRORS, StoredEmbeddingAnswer
@@ -15,11 +16,18 @@ _SUFFIX = ".npy"
 _FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 # An image_id may hold slashes, and a proxy or client may have decoded %2F: everything after the prefix is the id.
-_PATH = "/{image_id:path}"
+_PATH = "/{image_id:anything}"
+
+
+class _Anything(PathConvertor):
+    """A path of any characters: Starlette's own ends at a line break."""
+
+    regex = "(?s:.*)"
 
 
 def embeddings_router(answering: Answering, limits: BodyLimits) -> APIRouter:
     """Build the routes."""
+    register_url_convertor("anything", _Anything())
     router = APIRouter(
         prefix="/sam/embeddings", tags=["Stored embeddings"], route_class=bounded_route(limits), responses=ERRORS
     )

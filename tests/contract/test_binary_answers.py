@@ -14,7 +14,8 @@ import pytest
 from pycocotools import mask as coco
 
 from sam.tensors import from_tensor
-from tests.gateway.fakes import features_of, low_res_logits
+from tests.gateway.drawn_masks import low_res_logits
+from tests.gateway.fakes import features_of
 from tests.gateway.stack import Stack, as_image, picture
 
 SEGMENT, EMBED = "/sam/segment_image", "/sam/embed_image"

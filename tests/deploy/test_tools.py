@@ -60,9 +60,13 @@ def test_without_a_cpu_build_the_default_is_taken(tmp_path: Path) -> None:
     assert "TORCH_INDEX" in said
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is only one build")
 def test_the_cuda_build_on_request(tmp_path: Path) -> None:
-    """TORCH=cuda takes the default package, and a misspelt one is refused."""
-    assert torch_installs(tmp_path, TORCH="cuda") == (["torch==2.13.0"], "")
+    """TORCH=cuda replaces a CPU build, by the default package or by what TORCH_INDEX has; nothing else is known."""
+    assert torch_installs(tmp_path, TORCH="cuda") == (["--upgrade torch===2.13.0"], "")
+    (tmp_path / "asked").unlink()
+    asked, _ = torch_installs(tmp_path, TORCH="cuda", TORCH_INDEX="https://index.example/cu")
+    assert asked == ["--upgrade --extra-index-url https://index.example/cu torch==2.13.0"]
     (tmp_path / "asked").unlink()
     asked, said = torch_installs(tmp_path, TORCH="gpu")
     assert asked == []

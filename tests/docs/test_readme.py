@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import RANDOM_VIT_B, service
+from tests.integration.processes import RANDOM_MODEL, service
 from tests.photographs import photograph
 from tools import readme_tables
 
@@ -51,7 +51,7 @@ def snippets() -> list[str]:
 def test_snippets_run_as_printed(tmp_path: Path, snippets: list[str]) -> None:
     """Each Python snippet, pasted into a file beside a photograph, runs against a fresh `samovar serve`."""
     shutil.copy(photograph(), tmp_path / "photo.jpg")
-    with service("samovar", tmp_path, RANDOM_VIT_B, arguments=("serve",)) as server:
+    with service("samovar", tmp_path, RANDOM_MODEL, arguments=("serve",)) as server:
         for snippet in snippets:
             # The test's own server is on a free port, and gRPC on the two after it.
             program = snippet
@@ -77,7 +77,7 @@ def test_curl_commands_run_as_printed(tmp_path: Path) -> None:
     """Each curl command answers with masks when pasted into a shell."""
     assert len(SHELL) >= 2
     shutil.copy(photograph(), tmp_path / "photo.jpg")
-    with service("samovar", tmp_path, RANDOM_VIT_B, arguments=("serve",)) as server:
+    with service("samovar", tmp_path, RANDOM_MODEL, arguments=("serve",)) as server:
         for command in SHELL:
             done = subprocess.run(
                 ["sh", "-c", command.replace("localhost:9001", f"127.0.0.1:{server.port}")],

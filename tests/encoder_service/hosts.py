@@ -13,7 +13,8 @@ from typing import Any
 from aiohttp import web
 
 from encoder_service.addresses import AllowedHosts
-from encoder_service.fetch import FetchLimits, ImageFetcher, Resolve
+from encoder_service.fetch import ImageFetcher, Resolve
+from encoder_service.limits import FetchLimits
 
 BODY = b"the bytes of a picture"
 LOOPBACK = ipaddress.ip_address("127.0.0.1")

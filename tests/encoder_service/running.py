@@ -17,10 +17,10 @@ from PIL import Image
 
 from encoder_service.addresses import AllowedHosts
 from encoder_service.admission import Admission
-from encoder_service.batching import DeviceQueue, QueueLimits
+from encoder_service.batching import DeviceQueue
 from encoder_service.embedder import Embedder
-from encoder_service.fetch import FetchLimits, ImageFetcher
-from encoder_service.images import ImageLimits
+from encoder_service.fetch import ImageFetcher
+from encoder_service.limits import FetchLimits, ImageLimits, QueueLimits
 from encoder_service.pipeline import EncodingPipeline
 from encoder_service.service import SERVICE_NAME
 from encoder_service.servicer import EncoderServicer

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoder_service.batching import DeviceQueue, QueueLimits
+from encoder_service.batching import DeviceQueue
+from encoder_service.limits import QueueLimits
 from sam.errors import DeadlineExceeded, EncoderUnavailable, InternalError, Overloaded
 
 PATIENCE_S = 20.0

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from encoder_service.addresses import AllowedHosts, IpAddress
-from encoder_service.fetch import FetchLimits
+from encoder_service.limits import FetchLimits
 from sam.errors import ImageTooLarge, ImageUrlFailed
 from tests.encoder_service.hosts import BODY, answer_picture, fetch, limits_for, run, serving
 

@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from encoder_service.addresses import IpAddress
-from encoder_service.fetch import FetchLimits, ImageFetcher
+from encoder_service.fetch import ImageFetcher
+from encoder_service.limits import FetchLimits
 from sam.errors import ImageUrlRefused
 from tests.encoder_service.hosts import BODY, LOOPBACK, answer_picture, fetch, limits_for, run, serving
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder_service.images import DEFAULT_FORMATS, ImageLimits, decode_image, open_image
+from encoder_service.images import decode_image, open_image
+from encoder_service.limits import DEFAULT_FORMATS, ImageLimits
 from encoder_service.preprocessing import prepare_image
 from sam.errors import ImageTooLarge, ImageUndecodable
 from tests.encoder_service import pictures

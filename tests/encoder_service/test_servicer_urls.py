@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from sam.v1 import embedding_pb2
 from tests.encoder_service.running import (
     FULL,
@@ -73,5 +75,25 @@ def test_bytes_leave_the_url_of_their_name_in_place() -> None:
             alias = await encoder.store.load_alias("anonymous", "cat")
             assert alias is not None
             assert alias.url == f"{host}/one"
+
+    run(scenario())
+
+
+def test_a_stampede_for_one_url_downloads_it_once() -> None:
+    """Many simultaneous calls for one URL share a download and a pass of the model."""
+
+    async def scenario() -> None:
+        async with (
+            picture_host(plain_picture(10)) as (host, asked),
+            running_encoder(allowed_hosts=["127.0.0.1"], held=True) as encoder,
+        ):
+            calls = [asyncio.create_task(encoder.embed(url=f"{host}/cat")) for _ in range(20)]
+            await encoder.device.wait_until_busy()
+            encoder.device.free.set()
+            digests = {response.embedding.image_digest for response in await asyncio.gather(*calls)}
+            assert digests == {digest_of(plain_picture(10))}
+            assert encoder.device.pictures_seen == 1
+            # A call that arrives when the first download is over needs one of its own: it has no image_id.
+            assert len(asked) < 20
 
     run(scenario())

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from encoder_service.batching import QueueLimits
-from encoder_service.fetch import FetchLimits
-from encoder_service.images import ImageLimits
+from encoder_service.limits import FetchLimits, ImageLimits, QueueLimits
 from encoder_service.settings import EncoderSettings
 
 

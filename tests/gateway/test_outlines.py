@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from gateway.outlines import Ring, external_polygons, full_mask, longest_polygon, parts_of
-from tests.gateway.fakes import Mask, bitmap_of
+from tests.gateway.drawn_masks import Mask, bitmap_of
 
 masks = np_st.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 

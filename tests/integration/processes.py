@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx2
@@ -22,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_S = 90.0
 STOP_S = 30.0
 
-RANDOM_VIT_B = {"SAMOVAR_MODEL": "vit_b", "SAMOVAR_CHECKPOINT": "random:0"}
+RANDOM_MODEL = {"SAMOVAR_MODEL": "starter", "SAMOVAR_CHECKPOINT": "random:0"}
+"""The smallest architecture with seeded weights: what is tested here is the way, not the masks."""
 
 
 @dataclass
@@ -66,19 +68,28 @@ def spawn(arguments: list[str], folder: Path, port: int, environment: Mapping[st
 
 
 @contextmanager
-def service(
+def spawned(
     module: str, folder: Path, environment: Mapping[str, str], arguments: tuple[str, ...] = ()
 ) -> Iterator[Process]:
-    """Run `python -m MODULE` on a free port, healthy on entry, killed on exit if it is still there."""
+    """Start `python -m MODULE` on a free port; it is killed on exit if it is still there."""
     port = free_port()
     process = spawn(["-m", module, *arguments, "--port", str(port)], folder, port, environment)
     try:
-        (wait_for_gateway if module in {"gateway", "samovar"} else wait_for_grpc)(process)
         yield process
     finally:
         if process.popen.poll() is None:
             process.popen.kill()
         process.popen.wait()
+
+
+@contextmanager
+def service(
+    module: str, folder: Path, environment: Mapping[str, str], arguments: tuple[str, ...] = ()
+) -> Iterator[Process]:
+    """Run a service as `spawned` does, healthy on entry."""
+    with spawned(module, folder, environment, arguments) as process:
+        (wait_for_gateway if module in {"gateway", "samovar"} else wait_for_grpc)(process)
+        yield process
 
 
 def wait_for_gateway(process: Process) -> None:
@@ -91,7 +102,8 @@ def wait_for_grpc(process: Process) -> None:
 
     def serving() -> bool:
         with grpc.insecure_channel(process.target) as channel:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     _wait(process, serving)
@@ -118,6 +130,14 @@ class Stack:
     decoders: list[Process]
     gateway: Process
 
+    def stop(self) -> None:
+        """Stop all of it as `docker compose down` does; every process must end well."""
+        processes = [self.gateway, *self.decoders, *self.encoders]
+        for process in processes:
+            process.popen.terminate()
+        for process in processes:
+            assert process.popen.wait(STOP_S) == 0, process.log.read_text()[-2000:]
+
 
 @contextmanager
 def stack(
@@ -126,11 +146,15 @@ def stack(
     """Run the split roles, as compose does, until the block is left."""
     common = {"SAMOVAR_REDIS_URL": redis_url, **environment}
     with ExitStack() as running:
-        encoding = [running.enter_context(service("encoder_service", folder, common)) for _ in range(encoders)]
-        decoding = [running.enter_context(service("decoder_service", folder, common)) for _ in range(decoders)]
+        # Started together, because most of a start is reading torch from disk.
+        encoding = [running.enter_context(spawned("encoder_service", folder, common)) for _ in range(encoders)]
+        decoding = [running.enter_context(spawned("decoder_service", folder, common)) for _ in range(decoders)]
         targets = {
             "SAMOVAR_ENCODER_TARGET": "ipv4:" + ",".join(process.target for process in encoding),
             "SAMOVAR_DECODER_TARGET": "ipv4:" + ",".join(process.target for process in decoding),
         }
-        gateway = running.enter_context(service("gateway", folder, {**environment, **targets}))
+        gateway = running.enter_context(spawned("gateway", folder, {**environment, **targets}))
+        for process in [*encoding, *decoding]:
+            wait_for_grpc(process)
+        wait_for_gateway(gateway)
         yield Stack(encoding, decoding, gateway)

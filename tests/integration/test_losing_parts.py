@@ -10,14 +10,14 @@ import httpx2
 import pytest
 
 from tests.conftest import RedisServer, free_port, start_redis
-from tests.integration.processes import RANDOM_VIT_B, Stack, service, spawn, stack
+from tests.integration.processes import RANDOM_MODEL, Stack, service, spawn, stack
 from tests.integration.test_split_roles import CLICK, picture, segment
 
 
 @pytest.fixture
 def running(tmp_path: Path, own_redis: RedisServer) -> Iterator[Stack]:
     """One replica of each service."""
-    with stack(tmp_path, own_redis.url, encoders=1, decoders=1, environment=RANDOM_VIT_B) as processes:
+    with stack(tmp_path, own_redis.url, encoders=1, decoders=1, environment=RANDOM_MODEL) as processes:
         yield processes
 
 
@@ -34,7 +34,7 @@ def test_redis_and_the_encoder_may_be_lost(running: Stack, own_redis: RedisServe
         assert int(lost.headers["Retry-After"]) >= 1
 
         own_redis.stop()
-        targets = {"SAMOVAR_REDIS_URL": own_redis.url, **RANDOM_VIT_B}
+        targets = {"SAMOVAR_REDIS_URL": own_redis.url, **RANDOM_MODEL}
         started = time.monotonic()
         refused = spawn(["-m", "encoder_service", "--port", str(free_port())], tmp_path, 0, targets)
         assert refused.popen.wait(30) == 1
@@ -69,7 +69,7 @@ def test_without_redis_the_embedding_travels_along(running: Stack, own_redis: Re
 def test_a_split_role_refuses_to_start_without_a_shared_store(tmp_path: Path) -> None:
     """A service of its own needs a store that others see, and says so in one line."""
     for module in ("encoder_service", "decoder_service"):
-        process = spawn(["-m", module, "--port", str(free_port())], tmp_path, 0, RANDOM_VIT_B)
+        process = spawn(["-m", module, "--port", str(free_port())], tmp_path, 0, RANDOM_MODEL)
         assert process.popen.wait(60) == 1
         assert "--redis-url" in process.log.read_text().splitlines()[-1]
 
@@ -78,7 +78,7 @@ def test_only_holders_of_a_key_may_call(tmp_path: Path, own_redis: RedisServer) 
     """With keys configured, HTTP and gRPC calls without one are refused, and no key is written to a log."""
     keys = tmp_path / "keys"
     keys.write_text("first-secret\nsecond-secret\n")
-    environment = {**RANDOM_VIT_B, "SAMOVAR_API_KEYS_FILE": str(keys)}
+    environment = {**RANDOM_MODEL, "SAMOVAR_API_KEYS_FILE": str(keys)}
     with stack(tmp_path, own_redis.url, encoders=1, decoders=1, environment=environment) as processes:
         with httpx2.Client(base_url=processes.gateway.url, timeout=120) as http:
             body = {**CLICK, "image_id": "x"}
@@ -94,12 +94,12 @@ def test_only_holders_of_a_key_may_call(tmp_path: Path, own_redis: RedisServer) 
 
 def test_the_all_in_one_serves_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     """`samovar serve` answers both routes on one port, refuses a taken port in one line, and Ctrl-C ends it cleanly."""
-    with service("samovar", tmp_path, RANDOM_VIT_B, arguments=("serve",)) as process:
+    with service("samovar", tmp_path, RANDOM_MODEL, arguments=("serve",)) as process:
         with httpx2.Client(base_url=process.url, timeout=120) as http:
             assert http.get("/").status_code == http.get("/docs").status_code == 200
             answer = segment(http, image=picture(), image_id="x").raise_for_status()
             assert segment(http, image_id="x").json()["masks"] == answer.json()["masks"]
-        taken = spawn(["-m", "samovar", "serve", "--port", str(process.port)], tmp_path, 0, RANDOM_VIT_B)
+        taken = spawn(["-m", "samovar", "serve", "--port", str(process.port)], tmp_path, 0, RANDOM_MODEL)
         assert taken.popen.wait(60) == 1
         assert "in use" in taken.log.read_text().splitlines()[-1]
         assert process.stop(number=2) == 0

@@ -27,7 +27,7 @@ from sam.v1 import (
     image_pb2,
 )
 from tests.conftest import RedisServer, start_redis
-from tests.integration.processes import RANDOM_VIT_B, Stack, stack
+from tests.integration.processes import RANDOM_MODEL, Stack, stack
 from tests.photographs import photograph
 
 CLICK = {"point_coords": [[320, 200]], "point_labels": [1]}
@@ -72,15 +72,14 @@ def running(
 ) -> Iterator[Stack]:
     """Two encoders, two decoders and a gateway."""
     environment = {
-        **RANDOM_VIT_B,
+        **RANDOM_MODEL,
         "SAMOVAR_URL_ALLOW_HTTP": "true",
         "SAMOVAR_URL_ALLOWED_HOSTS": pictures_url.removeprefix("http://"),
     }
     folder = tmp_path_factory.mktemp("stack")
     with stack(folder, redis_of_stack.url, encoders=2, decoders=2, environment=environment) as processes:
         yield processes
-        for process in [processes.gateway, *processes.decoders, *processes.encoders]:
-            assert process.stop() == 0, process.log.read_text()[-2000:]
+        processes.stop()
 
 
 @pytest.fixture

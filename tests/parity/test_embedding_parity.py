@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder_service.images import ImageLimits
+from encoder_service.fast_image_encoder import FastImageEncoder
+from encoder_service.limits import ImageLimits
 from encoder_service.model import ImageEncoder
-from encoder_service.precision import MAX_RELATIVE_ERROR
+from encoder_service.precision import MAX_RELATIVE_ERROR, relative_error
 from encoder_service.preprocessing import prepare_image
 from encoder_service.variants import VitVariant
 from sam.modeling import build_mask_decoder, build_prompt_encoder
@@ -92,12 +93,17 @@ def test_the_plain_engine_equals_upstream_to_the_bit() -> None:
 
 
 def test_vit_bs_embedding_equals_upstreams() -> None:
-    """At full size the fast engine is within 1e-5 of upstream's predictor in float32 and within 1.5 % in bfloat16."""
+    """At full size and depth the fast engine in float32 is within 1e-5 of upstream's predictor."""
     weights = seeded_weights("vit_b")
     data = encoded(683, 1024, kind="JPEG")
     expected = _upstream_embedding(_predictor("vit_b", weights), data)
     pixels = prepare_image(data, ImageLimits()).pixels
-    exact = ImageEncoder(loaded("vit_b", weights), device="cpu", precision="float32").embed([pixels])
-    assert np.abs(exact - expected).max() <= 1e-5 * np.abs(expected).max()
-    short = ImageEncoder(loaded("vit_b", weights), device="cpu", precision="bfloat16").embed([pixels])
-    assert np.linalg.norm(short - expected) <= MAX_RELATIVE_ERROR * np.linalg.norm(expected)
+    ours = ImageEncoder(loaded("vit_b", weights), device="cpu", precision="float32").embed([pixels])
+    assert np.abs(ours - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_vit_b_bears_bfloat16() -> None:
+    """At full depth bfloat16 stays within 1.5 % of float32, as the check at start-up measures it."""
+    vit = loaded("vit_b", seeded_weights("vit_b"))
+    error = relative_error(FastImageEncoder(vit, torch.bfloat16), FastImageEncoder(vit, torch.float32))
+    assert 0 < error <= MAX_RELATIVE_ERROR

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from encoder_service.images import DEFAULT_FORMATS, OPTIONAL_FORMATS, ImageLimits, decode_image
+from encoder_service.images import decode_image
+from encoder_service.limits import DEFAULT_FORMATS, OPTIONAL_FORMATS, ImageLimits
 from tests.encoder_service import pictures
 
 DEFAULT = pictures.default_formats()

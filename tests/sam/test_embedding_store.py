@@ -32,7 +32,7 @@ class MakeBackend(Protocol):
         """Return a new client of the same, empty place."""
 
 
-def an_embedding(digest: str = DIGEST, *, seed: int = 0, dtype: type = np.float16) -> Embedding:
+def an_embedding(digest: str = DIGEST, *, seed: int = 0, dtype: type[np.floating] = np.float16) -> Embedding:
     """Return an embedding with values of its own."""
     features = np.random.default_rng(seed).standard_normal((1, 256, 64, 64)).astype(dtype)
     return Embedding(features, digest, Size(480, 640), MODEL.name, MODEL.fingerprint)
@@ -64,7 +64,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_what_is_stored_is_loaded(make_backend: MakeBackend, dtype: type) -> None:
+def test_what_is_stored_is_loaded(make_backend: MakeBackend, dtype: type[np.floating]) -> None:
     """An embedding comes back with every bit and every field."""
 
     async def test() -> None:

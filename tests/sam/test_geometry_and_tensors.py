@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ def test_sizes_and_points_are_upstreams(height: int, width: int) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("shape", [(1,), (3, 2), (1, 256, 64, 64)])
-def test_a_tensor_comes_back(dtype: type, shape: tuple[int, ...]) -> None:
+def test_a_tensor_comes_back(dtype: type[np.floating], shape: tuple[int, ...]) -> None:
     """An array survives the trip through a message with every bit, and its view is read-only."""
     array = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     back = from_tensor(to_tensor(array))
@@ -61,5 +62,5 @@ def test_a_tensor_that_contradicts_itself_is_refused(tensor: tensor_pb2.Tensor) 
 def test_finite_is_what_numpy_says(values: list[float]) -> None:
     """The bit test for finite numbers agrees with np.isfinite in both formats."""
     for dtype in (np.float16, np.float32):
-        array = np.array(values, dtype=dtype)
+        array: npt.NDArray[np.floating] = np.array(values, dtype=dtype)
         assert all_finite(array) == bool(np.isfinite(array).all())

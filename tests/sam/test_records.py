@@ -62,7 +62,7 @@ def test_a_truncated_embedding_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_an_embedding_with_a_value_that_is_not_finite_is_refused(value: float, dtype: type) -> None:
+def test_an_embedding_with_a_value_that_is_not_finite_is_refused(value: float, dtype: type[np.floating]) -> None:
     """One NaN or infinity anywhere makes an embedding invalid."""
     features = np.zeros((1, 256, 64, 64), dtype)
     features[0, 255, 63, 63] = value

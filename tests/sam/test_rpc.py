@@ -45,6 +45,11 @@ class EchoDecoder(pb_grpc.DecoderServiceServicer):
         tenant = Caller.of(context).tenant
         return pb.GetEmbeddingResponse(embedding=embedding_pb2.ImageEmbedding(image_id=tenant))
 
+    async def _not_here(self, request: Any, context: Any) -> Any:
+        raise InternalError("The echo answers GetEmbedding alone.")
+
+    SegmentImage = DeleteEmbedding = GetModel = _not_here
+
 
 @asynccontextmanager
 async def serving(
@@ -70,6 +75,11 @@ async def get(channel: grpc.aio.Channel, image_id: str, api_key: str = "", reque
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error, unavailable=DecoderUnavailable) from error
     return str(answer.embedding.image_id)
+
+
+def _reflection(channel: Any) -> Any:
+    # The type stubs know the blocking channel alone.
+    return reflection_pb2_grpc.ServerReflectionStub(channel)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -104,10 +114,10 @@ def test_keys_are_checked_and_health_is_exempt() -> None:
                 with pytest.raises(Unauthenticated):
                     await get(channel, "x", api_key=wrong)
             assert await get(channel, "x", api_key="alpha")
-            health = health_pb2_grpc.HealthStub(channel)
+            health: Any = health_pb2_grpc.HealthStub(channel)
             answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+            reflection: Any = _reflection(channel)
             ask = reflection_pb2.ServerReflectionRequest(list_services="")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 async for _ in reflection.ServerReflectionInfo(iter([ask])):
@@ -134,7 +144,7 @@ def test_reflection_lists_the_service() -> None:
 
     async def test() -> None:
         async with serving(EchoDecoder()) as (_, port), open_channel(f"127.0.0.1:{port}", SERVICE) as channel:
-            reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+            reflection: Any = _reflection(channel)
             ask = reflection_pb2.ServerReflectionRequest(list_services="")
             names = [
                 service.name
