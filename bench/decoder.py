@@ -15,7 +15,7 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,13 @@ class Ours:
         masks = []
         for group in self.predictor.batches(prompts):
             members = [prompts[index] for index in group]
-            for prediction in self.predictor.predict_batch(self.prepared, members, SIZE):
-                masks.append(threshold_at_original_size(prediction.low_res_logits[0], SIZE).full())
+            predictions = self.predictor.predict_batch(self.prepared, members, SIZE)
+            masks += self.scale([prediction.low_res_logits[0] for prediction in predictions])
         return masks
+
+    def scale(self, low_res_logits: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.bool_]]:
+        """Return logits, 256x256 each, as full-size masks."""
+        return self.predictor.team.map(lambda logits: threshold_at_original_size(logits, SIZE).full(), low_res_logits)
 
 
 def export_to_onnx(sam: Any, folder: Path) -> Path:
@@ -178,7 +182,7 @@ def scaling_runs(ours: Ours, predictor: Any, sam: Any) -> dict[str, Run]:
     _, _, low_res = predictor.predict(point_coords=POINT, point_labels=LABEL)
     tensor = torch.from_numpy(low_res)[None]
     return {
-        "ours": lambda: ours.in_thread(lambda: [threshold_at_original_size(logits, SIZE).full() for logits in low_res]),
+        "ours": lambda: ours.in_thread(lambda: ours.scale(low_res)),
         "postprocess_masks": lambda: sam.postprocess_masks(tensor, input_size(SIZE), tuple(SIZE)) > 0,
     }
 

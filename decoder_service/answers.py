@@ -10,7 +10,6 @@ from google.protobuf import duration_pb2, timestamp_pb2
 
 from decoder_service.mask_encoding import encode_png, encode_rle, pack_region
 from decoder_service.masks import BinaryMask, threshold_at_original_size, threshold_low_res
-from decoder_service.model import MaskPrediction
 from sam.embedding import PREPROCESSING_VERSION, CheckpointOrigin, ModelIdentity
 from sam.geometry import Size, input_size
 from sam.tensors import to_tensor
@@ -38,20 +37,10 @@ class MaskForm(NamedTuple):
     low_res_view: decoder_service_pb2.LowResView.ValueType
 
 
-def to_prompt_result(
-    prediction: MaskPrediction, original_size: Size, form: MaskForm
-) -> decoder_service_pb2.PromptResult:
-    """Scale, threshold and encode the masks of one prompt."""
-    masks = [
-        _to_mask(logits, float(iou), original_size, form)
-        for logits, iou in zip(prediction.low_res_logits, prediction.iou_predictions, strict=True)
-    ]
-    return decoder_service_pb2.PromptResult(masks=masks)
-
-
-def _to_mask(
+def to_mask(
     low_res_logits: npt.NDArray[np.float32], iou_prediction: float, original_size: Size, form: MaskForm
 ) -> decoder_service_pb2.Mask:
+    """Scale, threshold and encode one mask, float32 256x256."""
     message = decoder_service_pb2.Mask(iou_prediction=iou_prediction)
     if form.mask_encoding != decoder_service_pb2.MASK_ENCODING_NONE:
         mask = threshold_at_original_size(low_res_logits, original_size, form.mask_threshold)

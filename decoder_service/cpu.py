@@ -15,7 +15,8 @@ def has_fast_bfloat16() -> bool:
 
     Elsewhere torch computes bfloat16 by way of float32, which is slower than float32 itself.
     """
-    capabilities = torch.cpu.get_capabilities()
+    # An older torch cannot be asked: float32 is right there as well, only slower.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

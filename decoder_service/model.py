@@ -42,6 +42,10 @@ class MaskPrediction:
 class MaskPredictor:
     """SAM's prompt encoder and mask decoder behind one call. Threads may share it.
 
+    Attributes:
+        team: the threads that compute one call.
+        precision: `float32` or `bfloat16`, of the image's side.
+
     Args:
         prompt_encoder: upstream's `PromptEncoder` with its weights; see `sam.modeling`.
         mask_decoder: upstream's `MaskDecoder` with its weights.
@@ -63,6 +67,7 @@ class MaskPredictor:
         precision: Precision = "auto",
         team: Team | None = None,
     ) -> None:
+        self.team = team or Team()
         if precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision is auto, float32 or bfloat16, not {precision}")
         prompt_encoder.eval().requires_grad_(False)
@@ -75,7 +80,7 @@ class MaskPredictor:
             narrow = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
             dtype = torch.bfloat16 if narrow else torch.float32
             with torch.inference_mode():
-                self._engine = FastMaskDecoder(prompt_encoder, mask_decoder, dtype, team or Team())
+                self._engine = FastMaskDecoder(prompt_encoder, mask_decoder, dtype, self.team)
             self.precision = "bfloat16" if narrow else "float32"
         else:
             raise ValueError(f"engine is fast or plain, not {engine}")

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from decoder_service.answers import MaskForm, to_prompt_result
+from decoder_service.answers import MaskForm, to_mask
 from decoder_service.decode_pool import DecodePool
 from decoder_service.image_lookup import FoundImage
 from decoder_service.model import MaskPrediction, MaskPredictor
 from decoder_service.prompts import Prompt
 from sam.errors import RequestTooLarge
 from sam.v1 import decoder_service_pb2
+
+_MASKS_AT_ONCE = 8
 
 
 @dataclass
@@ -101,11 +103,20 @@ class Segmenter:
         if on_last is not None:
             on_last(predictions[-1])
         predicted = time.monotonic()
-        results = []
+        results = [decoder_service_pb2.PromptResult() for _ in predictions]
+        masks = [
+            (result, logits, float(iou))
+            for result, prediction in zip(results, predictions, strict=True)
+            for logits, iou in zip(prediction.low_res_logits, prediction.iou_predictions, strict=True)
+        ]
         size = 0
-        for prediction in predictions:
-            results.append(to_prompt_result(prediction, image.original_size, form))
-            size += results[-1].ByteSize()
+        # A few at a time: what is over the bound is noticed before much of it is there.
+        for start in range(0, len(masks), _MASKS_AT_ONCE):
+            few = masks[start : start + _MASKS_AT_ONCE]
+            rendered = self._predictor.team.map(lambda mask: to_mask(*mask[1:], image.original_size, form), few)
+            for (result, _, _), message in zip(few, rendered, strict=True):
+                result.masks.append(message)
+                size += message.ByteSize()
             if size > room:
                 raise RequestTooLarge(
                     f"The answer would be larger than {self._max_response_bytes} bytes. Send fewer prompts, or ask for "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.answering import Answering
@@ -36,7 +37,10 @@ def build_app(options: GatewayOptions, services: Services, readiness: Readiness,
     Raises:
         StartupError: the file of API keys cannot be used.
     """
-    app = FastAPI(title=NAME, version=version(), description=_DESCRIPTION, redirect_slashes=False)
+    # /docs and /redoc with the scripts in the package, for people and networks without the wide world.
+    app: FastAPI = FastAPIOffline(
+        title=NAME, version=version(), description=_DESCRIPTION, redirect_slashes=False, static_url="/docs-assets"
+    )
     reception = Reception(KeyRing.from_file(options.api_keys_file), options.request_timeout_s)
     answering = Answering(reception, services, workers, options.answer_max_bytes)
     limits = BodyLimits(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +14,23 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
+
+# Threads of torch that wait by spinning take the cores from the processes that a test waits for. Read when torch is
+# loaded, hence here, and inherited by those processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+# A server may log after its client has its answer, when pytest captures no longer. Tests of logs set up their own.
+structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
+@pytest.fixture
+def logs_on_stderr() -> Iterator[None]:
+    """Logs of this process go to standard error."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    yield
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @dataclass

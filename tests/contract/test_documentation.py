@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,3 +111,14 @@ def test_the_example_picture_is_a_picture(stack: Stack) -> None:
     assert described["original_size"] == [48, 64]
     file = stack.http.get(f"/sam/embeddings/{examples.IMAGE_ID}.npy")
     assert np.load(io.BytesIO(file.content)).shape == (1, 256, 64, 64)
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_the_documentation_needs_nothing_from_outside(stack: Stack, page: str) -> None:
+    """The pages load only what this server has, and it has it."""
+    html = stack.http.get(page).text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert loaded
+    for address in loaded:
+        assert address.startswith("/"), address
+        assert stack.http.get(address).status_code == 200

@@ -94,6 +94,7 @@ def test_the_key_reaches_the_services_as_the_tenant(stack: Stack) -> None:
         assert (metadata["authorization"], metadata["x-request-id"]) == ("Bearer mine", "r-1")
 
 
+@pytest.mark.usefixtures("logs_on_stderr")
 def test_keys_are_never_logged(stack: Stack, capfd: pytest.CaptureFixture[str]) -> None:
     """Wherever a key is sent, no line that is written holds it; nor does the error of a body that cannot be read."""
     answers: list[httpx2.Response] = []
