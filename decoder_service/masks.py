@@ -60,7 +60,9 @@ class BinaryMask:
         return self.region.size == 0
 
     def full(self) -> BoolArray:
-        """Return the whole mask, bool, height x width of `size`."""
+        """Return the whole mask, bool, height x width of `size`; it may be `region` itself."""
+        if self.region.shape == self.size:
+            return self.region
         mask = np.zeros(self.size, np.bool_)
         height, width = self.region.shape
         mask[self.top : self.top + height, self.left : self.left + width] = self.region

@@ -98,6 +98,17 @@ class Segmenter:
         on_last: Callable[[MaskPrediction], None] | None,
     ) -> _Turn:
         """Predict and render prompts that can be decoded together; runs in a thread of the pool."""
+        with self._predictor.team.joined():
+            return self._predict_and_render(image, prompts, form, room, on_last)
+
+    def _predict_and_render(
+        self,
+        image: FoundImage,
+        prompts: list[Prompt],
+        form: MaskForm,
+        room: int,
+        on_last: Callable[[MaskPrediction], None] | None,
+    ) -> _Turn:
         started = time.monotonic()
         predictions = self._predictor.predict_batch(image.prepared, prompts, image.original_size)
         if on_last is not None:

@@ -8,8 +8,9 @@ A team meets four times a prompt, and takes over what a member has not begun.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -55,10 +56,23 @@ class Team:
         self.threads = threads
         helpers = threads - 1 if helpers is None else helpers
         self._helpers = solo_executor(helpers, "decode-helper") if helpers else None
+        self._callers = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Count the caller in while it computes: helpers help while there is one caller, and are in the way of two."""
+        with self._lock:
+            self._callers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._callers -= 1
 
     def map(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-        """Return `work` of every item, computed side by side in inference mode."""
-        if self._helpers is None or len(items) == 1:
+        """Return `work` of every item, in inference mode, computed side by side if that is of use."""
+        if self._helpers is None or len(items) == 1 or self._callers > 1:
             return [work(item) for item in items]
 
         def help_with(item: _Item) -> _Result:

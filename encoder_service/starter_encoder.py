@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 STRIDE = 16  # frame pixels per embedding cell: 2 of the first halving, 8 of the pyramid
 
@@ -24,7 +24,7 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes and returns BxCxHxW."""
-        normal = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias)
+        normal = functional.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias)
         return normal.permute(0, 3, 1, 2)
 
 
@@ -40,7 +40,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes and returns BxCxHxW."""
-        out: Tensor = x + self.conv2(F.gelu(self.conv1(self.norm(x))))
+        out: Tensor = x + self.conv2(functional.gelu(self.conv1(self.norm(x))))
         return out
 
 
@@ -70,10 +70,11 @@ class AttentionBlock(nn.Module):
         if torch.is_grad_enabled():  # the fused kernel's backward pass is the slower one on a CPU
             mixed = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(-1) @ value
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value)
+            mixed = functional.scaled_dot_product_attention(query, key, value)
         cells = cells + self.out(mixed.transpose(1, 2).reshape(batch, height * width, channels))
-        cells = cells + self.mlp2(F.gelu(self.mlp1(self.norm2(cells))))
-        return cells.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        cells = cells + self.mlp2(functional.gelu(self.mlp1(self.norm2(cells))))
+        out: Tensor = cells.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return out
 
 
 class StarterImageEncoder(nn.Module):
@@ -104,11 +105,11 @@ class StarterImageEncoder(nn.Module):
           Bx256x(S/8)x(S/8) embedding.
         """
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        quarter = self.stage4(self.down4(F.gelu(self.stem(pixels))))
+        quarter = self.stage4(self.down4(functional.gelu(self.stem(pixels))))
         eighth = self.stage8(self.down8(quarter))
         sixteenth = self.lateral16(self.stage16(self.down16(eighth)))
-        wide = F.interpolate(sixteenth, scale_factor=2.0, mode="bilinear", align_corners=False)
-        fine = self.lateral4(F.pixel_unshuffle(quarter, 2))
+        wide = functional.interpolate(sixteenth, scale_factor=2.0, mode="bilinear", align_corners=False)
+        fine = self.lateral4(functional.pixel_unshuffle(quarter, 2))
         embedding: Tensor = self.neck_norm(self.neck(self.fuse(eighth + wide + fine)))
         return embedding
 
@@ -122,4 +123,4 @@ class StarterImageEncoder(nn.Module):
         Returns:
           Bx256x64x64 embedding (a sixteenth of the frame's side).
         """
-        return self.encode(F.avg_pool2d(frame, 2)).contiguous()
+        return self.encode(functional.avg_pool2d(frame, 2)).contiguous()

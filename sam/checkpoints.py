@@ -116,8 +116,9 @@ def _published_or_starter(settings: ModelSettings) -> Checkpoint:
     except StartupError as error:
         if settings.model or (settings.weights_dir / PUBLISHED[model].file_name).exists():
             raise
+        starter = _starter(cause=f"{error} And ")
         log.warning("vit_b is neither here nor to be downloaded; serving the bundled starter", cause=str(error))
-        return _starter(cause=f"{error} And ")
+        return starter
     identity = ModelIdentity(model, PUBLISHED[model].sha256, CheckpointOrigin.PUBLISHED)
     return FileCheckpoint(identity, path)
 

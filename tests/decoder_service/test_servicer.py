@@ -1,47 +1,42 @@
-"""The decoder service over a real gRPC connection, with an in-process store."""
+"""The decoder service over a real gRPC connection: what it answers."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
-from pycocotools import mask as coco
 
-from decoder_service.decode_pool import DecodePool
-from decoder_service.service import SERVICE_NAME, decoder_running, servicer_running
-from decoder_service.settings import DecoderSettings
-from sam.auth import ANONYMOUS_TENANT, KeyRing
-from sam.embedding import Alias, Embedding
-from sam.embedding_store import Backend, EmbeddingStore, InProcessBackend
+from decoder_service.service import SERVICE_NAME, decoder_running
+from sam.auth import ANONYMOUS_TENANT
+from sam.embedding_store import InProcessBackend
 from sam.errors import (
-    DecoderUnavailable,
-    EmbeddingInvalid,
     EmbeddingNotFound,
-    ModelNotServed,
-    Overloaded,
-    PromptInvalid,
     RequestInvalid,
-    RequestTooLarge,
-    SamovarError,
-    StoreUnavailable,
 )
-from sam.geometry import Size
-from sam.rpc.caller import to_metadata
 from sam.rpc.channel import open_channel
-from sam.rpc.status import from_rpc_error
 from sam.tensors import from_tensor, to_tensor
 from sam.v1 import decoder_service_pb2 as pb
 from sam.v1 import embedding_pb2, image_pb2
 from sam.v1.decoder_service_pb2_grpc import DecoderServiceStub
-from tests.decoder_service.networks import MODEL, one_thread, predictor, seeded_features
+from tests.decoder_service.networks import one_thread, seeded_features
+from tests.decoder_service.replica import (
+    BOX,
+    DIGEST,
+    OTHER_DIGEST,
+    POINT,
+    SIZE,
+    Decoder,
+    inline,
+    mask_of,
+    settings_of,
+    with_decoder,
+)
 
 if TYPE_CHECKING:
     from sam.v1.decoder_service_pb2_grpc import DecoderServiceAsyncStub
@@ -49,128 +44,11 @@ if TYPE_CHECKING:
 # pycocotools 2.0 still answers numpy 2 in the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SIZE = Size(60, 90)
-DIGEST = "cd" * 32
-OTHER_DIGEST = "ef" * 32
-POINT = pb.Prompt(points=[pb.Point(x=20, y=30, label=pb.POINT_LABEL_FOREGROUND)])
-BOX = pb.Prompt(box=pb.Box(x_min=5, y_min=5, x_max=60, y_max=50))
-
-
-class LostBackend(InProcessBackend):
-    """A backend that can be made to fail as a Redis does that is gone."""
-
-    lost = False
-
-    async def get(self, key: str, *, ttl_s: int) -> bytes | None:
-        self._check()
-        return await super().get(key, ttl_s=ttl_s)
-
-    async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
-        self._check()
-        return await super().set(key, value, ttl_s=ttl_s)
-
-    def _check(self) -> None:
-        if self.lost:
-            raise StoreUnavailable("The store is gone.")
-
-
-class Decoder:
-    """A running decoder replica, a client of it, and its store."""
-
-    def __init__(self, stub: DecoderServiceAsyncStub, channel: grpc.aio.Channel, backend: Backend) -> None:
-        self.stub = stub
-        self.channel = channel
-        self.backend = backend
-        self.store = EmbeddingStore(backend, MODEL, ttl_s=60)
-
-    async def embed(self, image_id: str = "cup", digest: str = DIGEST, seed: int = 0, url: str = "") -> None:
-        """Store an embedding as the encoder does."""
-        embedding = Embedding(seeded_features(seed), digest, SIZE, MODEL.name, MODEL.fingerprint)
-        await self.store.store_embedding(ANONYMOUS_TENANT, embedding)
-        await self.store.store_alias(ANONYMOUS_TENANT, image_id, Alias(digest, SIZE, url))
-
-    async def segment(self, *prompts: pb.Prompt, api_key: str = "", **fields: Any) -> pb.SegmentImageResponse:
-        """Call SegmentImage about the image `cup`, if no source is given."""
-        if "embedding" not in fields:
-            fields.setdefault("image", image_pb2.ImageReference(image_id="cup"))
-        request = pb.SegmentImageRequest(prompts=prompts or [POINT], **fields)
-        metadata = to_metadata(api_key, "test")
-        answer: pb.SegmentImageResponse = await self.call(
-            self.stub.SegmentImage(request, metadata=metadata, timeout=30)
-        )
-        return answer
-
-    async def call(self, call: Awaitable[Any]) -> Any:
-        """Return the answer, or raise what the service raised."""
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, unavailable=DecoderUnavailable) from None
-
-
-def settings_of(**options: Any) -> DecoderSettings:
-    return DecoderSettings(**{"drain_s": 0, **options})
-
-
-@asynccontextmanager
-async def decoder(backend: Backend | None = None, **options: Any) -> AsyncIterator[Decoder]:
-    settings = settings_of(**options)
-    backend = backend or InProcessBackend(2**28)
-    pool = DecodePool(1)
-    try:
-        async with (
-            servicer_running(settings, settings, 0, backend, MODEL, predictor(), pool, KeyRing()) as port,
-            open_channel(f"127.0.0.1:{port}", SERVICE_NAME) as channel,
-        ):
-            yield Decoder(DecoderServiceStub(channel), channel, backend)
-    finally:
-        pool.close()
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     with one_thread():
         yield
-
-
-def with_decoder(test: Callable[[Decoder], Awaitable[None]], **options: Any) -> None:
-    async def run() -> None:
-        async with decoder(**options) as service:
-            await service.embed()
-            await test(service)
-
-    asyncio.run(run())
-
-
-def refused(error: type[SamovarError], field: str | None = None, **fields: Any) -> SamovarError:
-    """Send one request to a decoder that knows the image `cup`, and return the error."""
-    caught: list[SamovarError] = []
-    prompts = fields.pop("prompts", [POINT])
-    options = fields.pop("options", {})
-
-    async def test(service: Decoder) -> None:
-        with pytest.raises(error) as info:
-            await service.segment(*prompts, **fields)
-        caught.append(info.value)
-
-    with_decoder(test, **options)
-    assert caught[0].field == field
-    return caught[0]
-
-
-def inline(**changes: Any) -> embedding_pb2.ImageEmbedding:
-    """An embedding that a call carries along."""
-    fields: dict[str, Any] = {
-        "features": to_tensor(seeded_features()),
-        "original_size": image_pb2.ImageSize(height=SIZE.height, width=SIZE.width),
-    }
-    return embedding_pb2.ImageEmbedding(**{**fields, **changes})
-
-
-def mask_of(rle: pb.Rle) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    size = [rle.size.height, rle.size.width]
-    mask: np.ndarray[Any, np.dtype[np.bool_]] = coco.decode({"size": size, "counts": rle.counts}).astype(bool)
-    return mask
 
 
 def test_every_encoding_holds_the_same_mask() -> None:
@@ -336,18 +214,6 @@ def test_a_url_must_be_the_one_that_the_image_came_from() -> None:
     with_decoder(test)
 
 
-def test_tenants_do_not_see_each_other() -> None:
-    """Another key's image_id and digest are not found."""
-
-    async def test(service: Decoder) -> None:
-        with pytest.raises(EmbeddingNotFound):
-            await service.segment(api_key="another")
-        with pytest.raises(EmbeddingNotFound):
-            await service.segment(api_key="another", image=image_pb2.ImageReference(image_digest=DIGEST))
-
-    with_decoder(test)
-
-
 def test_a_remembered_mask_is_refined() -> None:
     """use_remembered_mask gives what sending the remembered logits as mask_input gives."""
 
@@ -361,115 +227,6 @@ def test_a_remembered_mask_is_refined() -> None:
         assert answers.results[0].masks != answers.results[2].masks
 
     with_decoder(test)
-
-
-def test_nothing_remembered_is_an_invalid_prompt() -> None:
-    """use_remembered_mask without one names the prompt's field."""
-    refining = pb.Prompt(points=POINT.points, use_remembered_mask=True)
-    refused(PromptInvalid, "prompts[1].use_remembered_mask", prompts=[POINT, refining])
-
-
-@pytest.mark.parametrize(
-    ("prompt", "field"),
-    [
-        (pb.Prompt(), "prompts[0].points"),
-        (pb.Prompt(points=[pb.Point(x=1, y=1)]), "prompts[0].points[0].label"),
-        (pb.Prompt(points=[pb.Point(x=float("nan"), y=1, label=pb.POINT_LABEL_FOREGROUND)]), "prompts[0].points"),
-        (pb.Prompt(box=pb.Box(x_min=9, y_min=0, x_max=9, y_max=5)), "prompts[0].box"),
-        (pb.Prompt(mask_input=to_tensor(np.zeros((2, 2), np.float32))), "prompts[0].mask_input"),
-        (pb.Prompt(mask_input=to_tensor(np.full((256, 256), np.inf, np.float32))), "prompts[0].mask_input"),
-    ],
-)
-def test_an_invalid_prompt_names_its_field(prompt: pb.Prompt, field: str) -> None:
-    """What is wrong with a prompt is said with the path of the field."""
-    refused(PromptInvalid, field, prompts=[prompt])
-
-
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"features": to_tensor(np.zeros((1, 256, 64, 32), np.float32))}, "embedding.features"),
-        ({"features": to_tensor(np.full((1, 256, 64, 64), np.nan, np.float16))}, "embedding.features"),
-        ({"original_size": None}, "embedding.original_size"),
-        ({"original_size": image_pb2.ImageSize(height=1, width=5000)}, "embedding.original_size"),
-        ({"original_size": image_pb2.ImageSize(height=20_000, width=20_000)}, "embedding.original_size"),
-        ({"model_fingerprint": "00" * 32}, "embedding.model_fingerprint"),
-    ],
-)
-def test_an_invalid_inline_embedding_names_its_field(changes: dict[str, Any], field: str) -> None:
-    """An inline embedding is believed nothing before it is checked."""
-    refused(EmbeddingInvalid, field, embedding=inline(**changes))
-
-
-def test_bad_references_are_refused() -> None:
-    """A long image_id, a digest that is none, and no image at all are invalid requests."""
-    refused(RequestInvalid, "image_id", image=image_pb2.ImageReference(image_id="x" * 257))
-    refused(RequestInvalid, "image.image_digest", image=image_pb2.ImageReference(image_digest="AB" * 32))
-    refused(RequestInvalid, "image.image_id", image=image_pb2.ImageReference())
-    refused(RequestInvalid, "mask_threshold", mask_threshold=float("inf"))
-
-
-def test_caps_are_errors() -> None:
-    """Too many prompts, points or bytes of answer are refused, whatever the image."""
-    many = pb.Prompt(points=[*POINT.points] * 3)
-    refused(RequestTooLarge, "prompts", prompts=[POINT] * 3, options={"decoder_max_prompts": 2})
-    refused(RequestTooLarge, "prompts[0].points", prompts=[many], options={"decoder_max_points": 2})
-    options = {"decoder_max_response_bytes": 2**20}
-    fields: dict[str, Any] = {"low_res_view": pb.LOW_RES_VIEW_LOGITS, "multimask_output": True}
-    refused(RequestTooLarge, None, prompts=[POINT, POINT], options=options, **fields)
-
-
-def test_another_model_is_not_served() -> None:
-    """The error lists the model that is."""
-    error = refused(ModelNotServed, "model", model="vit_h")
-    assert error.metadata == {"served": "vit_b"}
-
-
-def test_a_lost_store_is_never_a_missing_image() -> None:
-    """Without the store an id is 503 and not 404, and an image that is cached here still segments by its digest."""
-    backend = LostBackend(2**28)
-
-    async def test(service: Decoder) -> None:
-        by_digest = image_pb2.ImageReference(image_id="cup", image_digest=DIGEST)
-        before = await service.segment()
-        backend.lost = True
-        with pytest.raises(StoreUnavailable):
-            await service.segment()
-        with pytest.raises(StoreUnavailable):
-            await service.segment(image=image_pb2.ImageReference(image_digest=OTHER_DIGEST))
-        after = await service.segment(image=by_digest, remember_mask=True)
-        assert after.results == before.results
-
-    with_decoder(test, backend=backend)
-
-
-def test_calls_beyond_the_bound_are_overload() -> None:
-    """Of many calls at once those within decoder_max_concurrent are answered and the others refused."""
-
-    async def test(service: Decoder) -> None:
-        answers = await asyncio.gather(*(service.segment() for _ in range(12)), return_exceptions=True)
-        refusals = [answer for answer in answers if isinstance(answer, Overloaded)]
-        served = [answer for answer in answers if isinstance(answer, pb.SegmentImageResponse)]
-        assert len(served) >= 2
-        assert len(refusals) == 12 - len(served) > 0
-        assert all(refusal.retry_after_s for refusal in refusals)
-        await service.segment()
-
-    with_decoder(test, decoder_max_concurrent=2)
-
-
-def test_a_call_past_its_deadline_is_given_up() -> None:
-    """A call that cannot be finished in time ends as DEADLINE_EXCEEDED and frees its place."""
-
-    async def test(service: Decoder) -> None:
-        image = image_pb2.ImageReference(image_id="cup")
-        request = pb.SegmentImageRequest(image=image, prompts=[POINT] * 256)
-        with pytest.raises(grpc.aio.AioRpcError) as info:
-            await service.stub.SegmentImage(request, timeout=0.3)
-        assert info.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await service.segment()
-
-    with_decoder(test, decoder_max_concurrent=1)
 
 
 def test_get_and_delete_embedding() -> None:

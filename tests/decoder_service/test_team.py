@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -26,6 +27,8 @@ def test_torch_computes_alone_in_a_solo_thread() -> None:
         executor = solo_executor(2, "test")
         assert [executor.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
         assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as begun_later:
+            assert begun_later.submit(torch.get_num_threads).result() == 2
         executor.shutdown()
     finally:
         torch.set_num_threads(before)
@@ -52,6 +55,19 @@ def test_work_that_no_helper_has_begun_is_taken_over() -> None:
     assert team.map(lambda _: threading.current_thread() is here, range(3)) == [True] * 3
     released.set()
     other.join()
+    team.close()
+
+
+def test_two_callers_do_without_helpers() -> None:
+    """While two calls are computed at once, each does all of its own work; alone again, it is helped."""
+    team = Team(2)
+    here = threading.current_thread()
+    with team.joined():
+        with team.joined():
+            assert team.map(lambda _: threading.current_thread() is here, range(3)) == [True] * 3
+        helped = threading.Event()
+        # The caller's own item waits for the helper's, so this only ends if there is one.
+        assert team.map(lambda item: helped.set() if item else helped.wait(10), range(2)) == [True, None]
     team.close()
 
 
