@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +22,7 @@ from torch import nn
 
 from sam.embedding import CheckpointOrigin, ModelIdentity
 from sam.errors import StartupError
-from sam.published import DEFAULT_MODEL, PUBLISHED, pull, sha256_of, verify
+from sam.published import DEFAULT_MODEL, PUBLISHED, pull, sha256_of, starter_checkpoint, verify
 from sam.settings import ModelSettings
 
 log = structlog.get_logger("sam.checkpoints")
@@ -124,8 +123,8 @@ def _published_or_starter(settings: ModelSettings) -> Checkpoint:
 
 
 def _starter(cause: str = "") -> Checkpoint:
-    path = Path(str(resources.files("sam").joinpath("weights", "starter.safetensors")))
-    if not path.exists():
+    path = starter_checkpoint()
+    if path is None:
         raise StartupError(
             f"{cause}this build carries no starter checkpoint. Run 'samovar weights pull vit_b' where there is a "
             "network, give a file with --checkpoint, or try --checkpoint random:0 (meaningless masks)."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,12 @@ from sam.errors import StartupError
 from sam.settings import ModelSettings
 
 DEFAULT_MODEL = "vit_b"
+
+
+def starter_checkpoint() -> Path | None:
+    """Return the small checkpoint that is bundled for trying the services out; None if this build carries none."""
+    path = Path(str(resources.files("sam").joinpath("weights", "starter.safetensors")))
+    return path if path.exists() else None
 
 
 class PublishedCheckpoint(NamedTuple):

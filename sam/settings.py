@@ -67,7 +67,7 @@ class ModelSettings(Settings):
     model: Literal["vit_b", "vit_l", "vit_h", "starter"] | None = Field(
         None,
         description="The model to serve. Unset: vit_b if its checkpoint is there or can be downloaded, "
-        "otherwise the bundled starter.",
+        "otherwise the bundled starter, if this build carries one.",
     )
     checkpoint: str | None = Field(
         None,

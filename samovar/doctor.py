@@ -20,7 +20,7 @@ import click
 from sam.command import settings_command
 from sam.embedding_store.redis import RedisBackend, describe
 from sam.errors import StartupError, StoreUnavailable
-from sam.published import DEFAULT_MODEL, PUBLISHED, verify
+from sam.published import DEFAULT_MODEL, PUBLISHED, starter_checkpoint, verify
 from samovar.ports import check_ports
 from samovar.settings import ServeSettings
 
@@ -85,7 +85,7 @@ def check_weights(settings: ServeSettings) -> Iterator[Finding]:
     if settings.checkpoint is not None:
         yield _own_checkpoint(settings.checkpoint)
         return
-    starter = (Path(sys.modules["sam"].__path__[0]) / "weights" / "starter.safetensors").exists()
+    starter = starter_checkpoint() is not None
     model = settings.model or DEFAULT_MODEL
     if model not in PUBLISHED:
         verdict = Verdict.GOOD if starter else Verdict.PROBLEM

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sam.command import explain
 from sam.errors import StartupError
 from sam.logs import configure_logs
-from sam.published import DEFAULT_MODEL, PUBLISHED, pull, verify
+from sam.published import DEFAULT_MODEL, PUBLISHED, pull, starter_checkpoint, verify
 from sam.settings import ModelSettings
 
 _DEFAULTS = {name: ModelSettings.model_fields[name].get_default() for name in ("weights_dir", "weights_url")}
@@ -83,7 +83,7 @@ def list_checkpoints(weights_dir: Path) -> None:
     is_flag=True,
     envvar="SAMOVAR_WEIGHTS_OR_STARTER",
     show_envvar=True,
-    help="Where nobody asked for a model, succeed without its checkpoint too: the services then serve the starter.",
+    help="Where nobody asked for a model, succeed without one too, if this build carries a starter to serve.",
 )
 @_with_clear_errors
 def pull_checkpoints(models: tuple[str, ...], weights_dir: Path, mirror: str, or_starter: bool) -> None:
@@ -102,7 +102,8 @@ def pull_checkpoints(models: tuple[str, ...], weights_dir: Path, mirror: str, or
             path = pull(model, settings)
         except StartupError as error:
             # A file that is there but wrong is nobody's wish: the services would refuse it as well.
-            if models or settings.model or not or_starter or (weights_dir / PUBLISHED[model].file_name).exists():
+            may_start_small = or_starter and not models and not settings.model and starter_checkpoint() is not None
+            if not may_start_small or (weights_dir / PUBLISHED[model].file_name).exists():
                 raise
             click.echo(f"{error}\nGoing on without {model}: the services will serve the bundled starter.", err=True)
             return

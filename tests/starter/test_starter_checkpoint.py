@@ -17,8 +17,9 @@ from encoder_service.starter_encoder import StarterImageEncoder
 from starter.evaluate import WEIGHTS, load, regions_of, wholeness
 from starter.export import LIMIT, export
 from starter.model import Starter
+from starter.plan import Plan
 from starter.prompts import Stage
-from starter.train import Plan, Trainer
+from starter.train import Trainer
 
 ROOT = Path(__file__).parents[2]
 

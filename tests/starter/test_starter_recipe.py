@@ -12,10 +12,11 @@ import torch
 from starter import pool as scene_pool
 from starter import textures
 from starter.model import BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT, Starter
+from starter.plan import Plan
 from starter.pool import ScenePool, draw_shard
 from starter.prompts import Batches, Stage
 from starter.scenes import draw_scene
-from starter.train import Plan, train
+from starter.train import train
 
 SIDE = 64
 
