@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,7 +9,7 @@ from encoder_service.settings import EncoderSettings
 from sam.command import main, settings_command
 from sam.embedding_store import RedisBackend
 from sam.errors import StartupError
-from sam.lifecycle import run_until_signalled
+from sam.lifecycle import let_waiting_threads_sleep, run_until_signalled
 from sam.logs import configure_logs
 
 DESCRIPTION = "Serve the image encoder over gRPC: pictures in, image embeddings into the store."
@@ -19,9 +18,7 @@ DESCRIPTION = "Serve the image encoder over gRPC: pictures in, image embeddings 
 def run(settings: EncoderSettings) -> None:
     """Serve until a signal."""
     configure_logs(settings, "encoder")
-    # Read when torch is imported. By default its threads spin while they wait for one another; where other processes
-    # share the cores this made an embedding three times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_waiting_threads_sleep()
     run_until_signalled(lambda: _running(settings))
 
 

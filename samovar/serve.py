@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sam.command import settings_command
 from sam.errors import StartupError
+from sam.lifecycle import let_waiting_threads_sleep
 from sam.logs import configure_logs
 from samovar.ports import check_ports
 from samovar.settings import ServeSettings
@@ -20,6 +21,7 @@ def run(settings: ServeSettings) -> None:
     if highest > 65535:
         raise StartupError(f"There is no port {highest}: with --port {settings.port}, give the gRPC ports as well.")
     check_ports(settings.host, settings.ports)
+    let_waiting_threads_sleep()
     # Seconds of importing torch, for nothing if a port is in use.
     from samovar.local import serve
 

@@ -9,6 +9,7 @@ import pytest
 from encoder_service.images import decode_image
 from encoder_service.limits import DEFAULT_FORMATS, OPTIONAL_FORMATS, ImageLimits
 from tests.encoder_service import pictures
+from tests.photographs import photograph
 
 DEFAULT = pictures.default_formats()
 OPTIONAL = pictures.optional_formats()
@@ -34,3 +35,10 @@ def test_a_picture_of_an_optional_format_has_opencvs_pixels(name: str) -> None:
     """BMP, GIF and TIFF, once a setting allows them, give exactly the pixels of cv2.imdecode with IMREAD_COLOR."""
     limits = ImageLimits(formats=(*DEFAULT_FORMATS, *OPTIONAL_FORMATS))
     np.testing.assert_array_equal(decode_image(OPTIONAL[name], limits), _by_opencv(OPTIONAL[name]))
+
+
+@pytest.mark.parametrize("name", ["china", "flower"])
+def test_a_photograph_has_opencvs_pixels(name: str) -> None:
+    """A camera's own JPEG gives exactly the pixels of cv2.imdecode with IMREAD_COLOR."""
+    data = photograph(name).read_bytes()
+    np.testing.assert_array_equal(decode_image(data, ImageLimits()), _by_opencv(data))
