@@ -67,23 +67,33 @@ class MaskPredictor:
         precision: Precision = "auto",
         team: Team | None = None,
     ) -> None:
-        self.team = team or Team()
         if precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision is auto, float32 or bfloat16, not {precision}")
         prompt_encoder.eval().requires_grad_(False)
         mask_decoder.eval().requires_grad_(False)
-        self._engine: MaskDecoderEngine
+        team = team or Team()
         if engine == "plain":
-            self._engine = PlainMaskDecoder(prompt_encoder, mask_decoder)
-            self.precision = "float32"
+            self._take(PlainMaskDecoder(prompt_encoder, mask_decoder), "float32", team)
         elif engine == "fast":
             narrow = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
             dtype = torch.bfloat16 if narrow else torch.float32
             with torch.inference_mode():
-                self._engine = FastMaskDecoder(prompt_encoder, mask_decoder, dtype, self.team)
-            self.precision = "bfloat16" if narrow else "float32"
+                fast = FastMaskDecoder(prompt_encoder, mask_decoder, dtype, team)
+            self._take(fast, "bfloat16" if narrow else "float32", team)
         else:
             raise ValueError(f"engine is fast or plain, not {engine}")
+
+    @classmethod
+    def of_engine(cls, engine: MaskDecoderEngine, team: Team) -> MaskPredictor:
+        """Return a predictor around an engine that is built already and computes in float32."""
+        predictor = cls.__new__(cls)
+        predictor._take(engine, "float32", team)
+        return predictor
+
+    def _take(self, engine: MaskDecoderEngine, precision: str, team: Team) -> None:
+        self._engine = engine
+        self.precision = precision
+        self.team = team
 
     def prepare(self, features: npt.NDArray[np.floating]) -> PreparedEmbedding:
         """Compute what all prompts on one image share; keep it to decode the image again.

@@ -20,9 +20,10 @@ from decoder_service.prompts import Prompt
 from decoder_service.segmenter import Segmenter
 from decoder_service.servicer import DecoderServicer
 from decoder_service.settings import DecoderOptions
+from decoder_service.stub_mask_decoder import StubMaskDecoder
 from decoder_service.team import Team
 from sam.auth import KeyRing
-from sam.checkpoints import Checkpoint, find_checkpoint
+from sam.checkpoints import Checkpoint, StubCheckpoint, find_checkpoint
 from sam.embedding import ModelIdentity
 from sam.embedding_store import Backend, EmbeddingStore
 from sam.geometry import EMBEDDING_SHAPE, Size
@@ -118,6 +119,8 @@ async def servicer_running(
 
 
 def _build_predictor(options: DecoderOptions, checkpoint: Checkpoint, team: Team) -> MaskPredictor:
+    if isinstance(checkpoint, StubCheckpoint):
+        return MaskPredictor.of_engine(StubMaskDecoder(checkpoint.model), team)
     # Built without memory of their own: they adopt the checkpoint's, and nothing is initialised in vain.
     with torch.device("meta"):
         prompt_encoder, mask_decoder = build_prompt_encoder(), build_mask_decoder()

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from encoder_service.batching import DeviceQueue
 from encoder_service.limits import ImageLimits
 from encoder_service.preprocessing import PreparedImage, prepare_image
 from sam.embedding import Embedding, ModelIdentity
+
+log = structlog.get_logger("encoder_service.pipeline")
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class EncodingPipeline:
             model=self._model.name,
             model_fingerprint=self._model.fingerprint,
         )
-        queue_s = started - submitted + result.queue_s
-        return Computed(embedding, queue_s=queue_s, encode_s=decoded - started + result.encode_s)
+        queue_s, encode_s = started - submitted + result.queue_s, decoded - started + result.encode_s
+        log.info("image encoded", image_digest=image_digest, queue_s=round(queue_s, 4), encode_s=round(encode_s, 4))
+        return Computed(embedding, queue_s=queue_s, encode_s=encode_s)
 
     async def close(self) -> None:
         """Finish what was accepted and end all threads."""

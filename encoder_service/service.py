@@ -16,9 +16,10 @@ from encoder_service.model import ImageEncoder
 from encoder_service.pipeline import EncodingPipeline
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderOptions
+from encoder_service.stub_encoder import StubImageEncoder
 from encoder_service.variants import build_image_encoder
 from sam.auth import KeyRing
-from sam.checkpoints import find_checkpoint
+from sam.checkpoints import StubCheckpoint, find_checkpoint
 from sam.embedding import ModelIdentity
 from sam.embedding_store import Backend, EmbeddingStore
 from sam.errors import StartupError
@@ -111,9 +112,11 @@ class _Health:
             asyncio.run_coroutine_threadsafe(report, self._loop).result()
 
 
-def _load(options: EncoderOptions) -> tuple[ModelIdentity, ImageEncoder]:
+def _load(options: EncoderOptions) -> tuple[ModelIdentity, ImageEncoder | StubImageEncoder]:
     """Find the checkpoint and load the image encoder from it: seconds, and blocking."""
     checkpoint = find_checkpoint(options)
+    if isinstance(checkpoint, StubCheckpoint):
+        return checkpoint.identity, StubImageEncoder(checkpoint.model)
     network = build_image_encoder(checkpoint.identity.name)
     checkpoint.load_into(network, "image_encoder")
     try:

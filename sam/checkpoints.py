@@ -24,6 +24,7 @@ from sam.embedding import CheckpointOrigin, ModelIdentity
 from sam.errors import StartupError
 from sam.published import DEFAULT_MODEL, PUBLISHED, pull, sha256_of, starter_checkpoint, verify
 from sam.settings import ModelSettings
+from sam.stub import StubModel, is_stub, parse_stub
 
 log = structlog.get_logger("sam.checkpoints")
 
@@ -92,6 +93,22 @@ class RandomCheckpoint:
         module.eval().requires_grad_(False)
 
 
+@dataclass(frozen=True)
+class StubCheckpoint:
+    """No weights at all: the services that know the stub build it from `model` and ask for none."""
+
+    model: StubModel
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """See `Checkpoint.identity`."""
+        return self.model.identity
+
+    def load_into(self, module: nn.Module, part: str) -> None:
+        """See `Checkpoint.load_into`."""
+        raise StartupError(f"The stub model has no weights for a {part}.")
+
+
 def find_checkpoint(settings: ModelSettings) -> Checkpoint:
     """Find, download if need be, and verify the checkpoint that the settings ask for.
 
@@ -103,6 +120,8 @@ def find_checkpoint(settings: ModelSettings) -> Checkpoint:
         return _published_or_starter(settings)
     if wanted.startswith(RANDOM_PREFIX):
         return _random(settings.model or DEFAULT_MODEL, wanted.removeprefix(RANDOM_PREFIX))
+    if is_stub(wanted):
+        return _stub(wanted, settings.model)
     return _custom(Path(wanted), settings.model)
 
 
@@ -138,6 +157,18 @@ def _random(model: str, seed_text: str) -> Checkpoint:
     fingerprint = hashlib.sha256(f"random/{model}/{seed_text}".encode()).hexdigest()
     _warn_of_random(model, int(seed_text))
     return RandomCheckpoint(ModelIdentity(model, fingerprint, CheckpointOrigin.RANDOM), int(seed_text))
+
+
+def _stub(wanted: str, model: str | None) -> StubCheckpoint:
+    if model is not None:
+        raise StartupError(f"--checkpoint {wanted} is the stub model, but --model says {model}. Leave out one of them.")
+    _warn_of_stub(wanted)
+    return StubCheckpoint(parse_stub(wanted))
+
+
+@cache
+def _warn_of_stub(wanted: str) -> None:
+    log.warning("serving the stub model: the masks show what they were made from, and mean nothing", checkpoint=wanted)
 
 
 @cache

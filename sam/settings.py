@@ -72,7 +72,8 @@ class ModelSettings(Settings):
     checkpoint: str | None = Field(
         None,
         description="A checkpoint file in SAM's format, fine-tuned ones too, or random:SEED for "
-        "meaningless seeded weights (tests and benchmarks only). Unset: the published file.",
+        "meaningless seeded weights, or stub:VERSION for a stub (both for tests and benchmarks only). Unset: the "
+        "published file.",
     )
     weights_dir: Path = Field(Path("weights"), description="The folder in which published checkpoints are kept.")
     weights_url: str = Field(

@@ -1,0 +1,49 @@
+"""The stub's side of the encoder: an embedding that holds the digest of the picture; see `sam.stub`."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sam.geometry import EMBEDDING_SHAPE
+from sam.stub import StubModel
+
+BREAKING_PIXEL = (255, 0, 255)
+"""A picture whose top left pixel, RGB, is this one fails as it would on a broken device."""
+
+
+class StubImageEncoder:
+    """Stands where `encoder_service.model.ImageEncoder` does."""
+
+    device = "none"
+    dtype = "float32"
+    batch_sizes = (1,)
+
+    def __init__(self, model: StubModel) -> None:
+        self._seconds = model.encode_s
+
+    def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        """Wait, and write down the digests of resized pictures.
+
+        Args:
+            images: pictures, HxWx3 uint8, RGB.
+
+        Returns:
+            Bx256x64x64 float32: channel n is 1 or -1 throughout, for the n-th bit of the SHA-256 of the picture's
+            pixels in C order, the most significant bit of a byte first.
+
+        Raises:
+            RuntimeError: a picture begins with `BREAKING_PIXEL`.
+        """
+        if any(tuple(image[0, 0]) == BREAKING_PIXEL for image in images):
+            raise RuntimeError("the stub's device broke, as this picture asks for")
+        time.sleep(self._seconds)
+        digests = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
+        bits = np.unpackbits(np.frombuffer(b"".join(digests), np.uint8)).reshape(len(images), 256, 1, 1)
+        embeddings = np.empty((len(images), *EMBEDDING_SHAPE[1:]), np.float32)
+        embeddings[:] = bits.astype(np.float32) * 2 - 1
+        return embeddings
