@@ -29,10 +29,10 @@ async def _serving(settings: DecoderSettings) -> AsyncIterator[None]:
         )
     try:
         backend = RedisBackend(settings.redis_url, timeout_s=settings.redis_timeout_s)
-    except ValueError:
-        raise StartupError("--redis-url is not the URL of a Redis; it looks like redis://host:6379/0.") from None
+    except ValueError as error:
+        raise StartupError(f"--redis-url is no URL of a Redis such as redis://host:6379/0: {error}.") from None
     try:
-        await backend.ping()
+        await backend.reach()
         async with decoder_running(settings, settings, settings.port, backend):
             yield
     finally:

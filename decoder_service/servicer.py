@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
@@ -74,12 +75,12 @@ class DecoderServicer(DecoderServiceServicer):
             image = await self._images.find(order.source, tenant)
             prompts = await self._with_remembered_mask(order, image, tenant)
             remembering: list[Future[None]] = []
-            loop = asyncio.get_running_loop()
+            loop, log_context = asyncio.get_running_loop(), copy_context()
 
             def remember(prediction: MaskPrediction) -> None:
                 # While the thread renders, the loop stores: a client refines a mask as soon as it has it.
                 coroutine = self._remember(tenant, image.image_digest, prediction)
-                remembering.append(asyncio.run_coroutine_threadsafe(coroutine, loop))
+                remembering.append(log_context.run(asyncio.run_coroutine_threadsafe, coroutine, loop))
 
             done = await self._segmenter.segment(
                 image,

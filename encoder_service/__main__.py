@@ -31,10 +31,10 @@ async def _running(settings: EncoderSettings) -> AsyncIterator[None]:
         )
     try:
         backend = RedisBackend(settings.redis_url, timeout_s=settings.redis_timeout_s)
-    except ValueError:
-        raise StartupError("--redis-url must look like redis://host:6379/0 (rediss:// for TLS).") from None
+    except ValueError as error:
+        raise StartupError(f"--redis-url is no URL of a Redis such as redis://host:6379/0: {error}.") from None
     try:
-        await backend.ping()
+        await backend.reach()
         # Seconds of importing torch, for nothing if the store is not there.
         from encoder_service.service import encoder_running
 

@@ -53,8 +53,17 @@ class Embedded:
 
 
 @dataclass(eq=False)
+class Ticket:
+    """What the owner of a queued picture may look at."""
+
+    started: bool = False
+    """Whether the device has taken the picture: from then on giving it up saves nothing."""
+
+
+@dataclass(eq=False)
 class _Entry:
     image: npt.NDArray[np.uint8]
+    ticket: Ticket
     deadline: float | None
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Embedded]
@@ -114,7 +123,9 @@ class DeviceQueue:
         if len(self._entries) + further >= self._limits.max_images:
             raise self._overloaded()
 
-    async def embed(self, image: npt.NDArray[np.uint8], *, deadline: float | None = None) -> Embedded:
+    async def embed(
+        self, image: npt.NDArray[np.uint8], *, deadline: float | None = None, ticket: Ticket | None = None
+    ) -> Embedded:
         """Queue a picture and wait for its embedding.
 
         A caller that is cancelled, or whose deadline passes, frees its place at once; what has not been started by then
@@ -123,6 +134,7 @@ class DeviceQueue:
         Args:
             image: a resized picture, HxWx3 uint8, RGB.
             deadline: on the clock of `time.monotonic`, in seconds.
+            ticket: says whether the device has started.
 
         Raises:
             Overloaded: the queue is full.
@@ -131,7 +143,7 @@ class DeviceQueue:
             InternalError: the model failed on this picture; the log says how.
         """
         loop = asyncio.get_running_loop()
-        entry = _Entry(image, deadline, loop, loop.create_future(), time.monotonic())
+        entry = _Entry(image, ticket or Ticket(), deadline, loop, loop.create_future(), time.monotonic())
         self._append(entry)
         try:
             remaining = None if deadline is None else deadline - time.monotonic()
@@ -196,6 +208,8 @@ class DeviceQueue:
             # A deadline that has passed is reported by the caller's own timer.
             waiting = [e for e in self._entries if e.deadline is None or e.deadline > now]
             size = next((s for s in self._batch_sizes if s <= len(waiting)), 0)
+            for entry in waiting[:size]:
+                entry.ticket.started = True
             self._entries = deque(waiting[size:])
             self._queued_bytes = sum(entry.image.nbytes for entry in self._entries)
             return waiting[:size]

@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from sam.embedding import Alias, Embedding
-from sam.embedding_store import EmbeddingStore
+from sam.embedding_store import EmbeddingStore, Lease, Leases
 from sam.errors import StoreUnavailable
 
 log = structlog.get_logger("encoder_service.call_store")
@@ -50,6 +50,18 @@ class CallStore:
     async def store_embedding(self, embedding: Embedding) -> bool:
         """Store an embedding; False if it could not be."""
         return bool(await self._ask(self._store.store_embedding(self._tenant, embedding)))
+
+    async def acquire_lease(self, leases: Leases, image_digest: str) -> Lease | None:
+        """Return the lease for encoding an image; None while another holds it, or if the store is lost.
+
+        Raises:
+            ImageError: the image could not be encoded a moment ago.
+        """
+        return await self._ask(leases.acquire(self._store.lease_key(self._tenant, image_digest)))
+
+    async def wait_for_lease(self, leases: Leases, image_digest: str) -> None:
+        """Return when the lease for encoding an image may have ended."""
+        await self._ask(leases.wait(self._store.lease_key(self._tenant, image_digest)))
 
     async def _ask(self, answer: Awaitable[_Result]) -> _Result | None:
         started = time.monotonic()

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder_service.call_store import CallStore
+from encoder_service.encode_once import EncodeOnce, Found
 from encoder_service.fetch import ImageFetcher
-from encoder_service.pipeline import Computed, EncodingPipeline
 from encoder_service.single_flight import SingleFlight
-from sam.embedding import Alias, Embedding
+from sam.embedding import Alias
 from sam.embedding_store import EmbeddingStore
 from sam.geometry import Size
 
@@ -79,25 +79,13 @@ class Embedded:
     times: StageTimes = field(default_factory=StageTimes)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What the flight of one image brought back: loaded, or else computed."""
-
-    embedding: Embedding
-    computed: Computed | None
-    stored: bool
-    store_s: float
-
-
 class Embedder:
     """Embeds images for all callers of one replica."""
 
-    def __init__(self, store: EmbeddingStore, pipeline: EncodingPipeline, fetcher: ImageFetcher) -> None:
+    def __init__(self, store: EmbeddingStore, images: EncodeOnce, fetcher: ImageFetcher) -> None:
         self._store = store
-        self._pipeline = pipeline
+        self._images = images
         self._fetcher = fetcher
-        self.flights: SingleFlight[str, _Found] = SingleFlight()
-        """The loads and computations under way, by the key of the embedding."""
         self._downloads: SingleFlight[tuple[str, str], bytes] = SingleFlight()
 
     async def embed(self, tenant: str, order: Order) -> Embedded:
@@ -150,30 +138,18 @@ class Embedder:
             times=times,
         )
 
-    async def _find(self, tenant: str, digest: str, content: bytes, times: StageTimes) -> tuple[_Found, CacheStatus]:
+    async def _find(self, tenant: str, digest: str, content: bytes, times: StageTimes) -> tuple[Found, CacheStatus]:
         """Load or compute an embedding, together with all others who want it now."""
-        key = self._store.embedding_key(tenant, digest)
-        follows = self.flights.waiters(key) > 0
         started = time.monotonic()
-        found = await self.flights.run(key, lambda: self._load_or_compute(tenant, digest, content))
-        if found.computed is None:
+        found, follows = await self._images.find(tenant, digest, content)
+        if found.computed is None and not found.awaited:
             times.store = found.store_s
             return found, CacheStatus.HIT
-        if follows:
+        if follows or found.computed is None:
             times.queue = time.monotonic() - started
             return found, CacheStatus.WAIT
         times.queue, times.encode, times.store = found.computed.queue_s, found.computed.encode_s, found.store_s
         return found, CacheStatus.MISS
-
-    async def _load_or_compute(self, tenant: str, digest: str, content: bytes) -> _Found:
-        """Fly once for all who want this image now: none of them is the owner of what is loaded or computed here."""
-        stored = CallStore(self._store, tenant)
-        embedding = await stored.load_embedding(digest)
-        if embedding is not None:
-            return _Found(embedding, None, stored=True, store_s=stored.seconds)
-        computed = await self._pipeline.embed(content, digest)
-        kept = await stored.store_embedding(computed.embedding)
-        return _Found(computed.embedding, computed, stored=kept, store_s=stored.seconds)
 
 
 async def _recall(stored: CallStore, image_id: str, bound: Alias, order: Order) -> Embedded | None:

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from encoder_service.batching import DeviceQueue
+from encoder_service.batching import DeviceQueue, Ticket
 from encoder_service.limits import ImageLimits
 from encoder_service.preprocessing import PreparedImage, prepare_image
 from sam.embedding import Embedding, ModelIdentity
+from sam.errors import ImageError
 
 log = structlog.get_logger("encoder_service.pipeline")
 
@@ -59,7 +60,7 @@ class EncodingPipeline:
         self._threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._decoding = 0
 
-    async def embed(self, data: bytes, image_digest: str) -> Computed:
+    async def embed(self, data: bytes, image_digest: str, ticket: Ticket | None = None) -> Computed:
         """Compute the embedding of an encoded picture.
 
         Cancelling it keeps what has not been started from ever being so.
@@ -67,6 +68,7 @@ class EncodingPipeline:
         Args:
             data: the encoded picture.
             image_digest: its SHA-256 in hexadecimal digits.
+            ticket: says whether the device has started.
 
         Raises:
             Overloaded: too many pictures wait already; nothing was decoded.
@@ -79,10 +81,13 @@ class EncodingPipeline:
         try:
             loop = asyncio.get_running_loop()
             prepared, started = await loop.run_in_executor(self._threads, self._prepare, data)
+        except ImageError as error:
+            log.info("image refused", image_digest=image_digest, reason=error.reason)
+            raise
         finally:
             self._decoding -= 1
         decoded = time.monotonic()
-        result = await self._queue.embed(prepared.pixels)
+        result = await self._queue.embed(prepared.pixels, ticket=ticket)
         # Not on the decoding threads: what is done must not wait for what has just begun.
         features = await asyncio.to_thread(self._as_features, result.embedding)
         embedding = Embedding(

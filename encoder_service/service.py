@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 
 from encoder_service.admission import Admission
 from encoder_service.batching import DeviceQueue
 from encoder_service.embedder import Embedder
+from encoder_service.encode_once import EncodeOnce
 from encoder_service.fetch import ImageFetcher
-from encoder_service.model import ImageEncoder
 from encoder_service.pipeline import EncodingPipeline
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderOptions
 from encoder_service.stub_encoder import StubImageEncoder
-from encoder_service.variants import build_image_encoder
 from sam.auth import KeyRing
-from sam.checkpoints import StubCheckpoint, find_checkpoint
 from sam.embedding import ModelIdentity
-from sam.embedding_store import Backend, EmbeddingStore
-from sam.errors import StartupError
+from sam.embedding_store import Backend, EmbeddingStore, Leases
 from sam.rpc.server import RpcServer
 from sam.settings import RpcServerSettings
+from sam.stub import find_stub
 from sam.v1 import encoder_service_pb2, encoder_service_pb2_grpc
+
+if TYPE_CHECKING:
+    from encoder_service.model import ImageEncoder
 
 log = structlog.get_logger("encoder_service.service")
 
@@ -66,7 +68,7 @@ async def encoder_running(
         store_backend, identity, ttl_s=options.embedding_ttl_s, share_embeddings=options.share_embeddings
     )
     servicer = EncoderServicer(
-        Embedder(store, pipeline, fetcher),
+        Embedder(store, EncodeOnce(store, Leases(store_backend, options.encoder_lease_s), pipeline), fetcher),
         store,
         identity,
         Admission(options.encoder_max_calls, options.encoder_max_call_bytes),
@@ -114,21 +116,10 @@ class _Health:
 
 def _load(options: EncoderOptions) -> tuple[ModelIdentity, ImageEncoder | StubImageEncoder]:
     """Find the checkpoint and load the image encoder from it: seconds, and blocking."""
-    checkpoint = find_checkpoint(options)
-    if isinstance(checkpoint, StubCheckpoint):
-        return checkpoint.identity, StubImageEncoder(checkpoint.model)
-    network = build_image_encoder(checkpoint.identity.name)
-    checkpoint.load_into(network, "image_encoder")
-    try:
-        encoder = ImageEncoder(
-            network,
-            device=options.device,
-            precision=options.encoder_precision,
-            engine=options.encoder_engine,
-        )
-    except ValueError as error:
-        raise StartupError(f"The image encoder cannot run as set: {error}.") from None
-    if encoder.device.type == "cuda":
-        # On a GPU the first pass of each batch size takes seconds; on a CPU it takes as long as any other.
-        encoder.warm_up()
-    return checkpoint.identity, encoder
+    stub = find_stub(options)
+    if stub is not None:
+        return stub.identity, StubImageEncoder(stub)
+    # Seconds of importing torch, which the stub does without.
+    from encoder_service.loading import load_image_encoder
+
+    return load_image_encoder(options)

@@ -38,6 +38,13 @@ class EncoderOptions(ModelSettings, StoreSettings, AuthSettings):
     encoder_max_call_bytes: int = Field(
         2**30, ge=2**26, description="How many bytes the pictures of these calls may have together, as they were sent."
     )
+    encoder_lease_s: int = Field(
+        5,
+        ge=1,
+        le=600,
+        description="After how many seconds without a sign of life of the replica that encodes a picture another one "
+        "that waits for it begins anew.",
+    )
     image_max_bytes: int = Field(20 * 2**20, ge=1, description="The largest picture file accepted, in bytes.")
     image_max_pixels: int = Field(
         64 * 2**20, ge=1, le=178_956_970, description="The most pixels a picture may have; checked before decoding."

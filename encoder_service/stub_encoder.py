@@ -13,7 +13,7 @@ from sam.geometry import EMBEDDING_SHAPE
 from sam.stub import StubModel
 
 BREAKING_PIXEL = (255, 0, 255)
-"""A picture whose top left pixel, RGB, is this one fails as it would on a broken device."""
+"""A picture whose top left pixel, RGB, is this one breaks the device."""
 
 
 class StubImageEncoder:
@@ -25,6 +25,8 @@ class StubImageEncoder:
 
     def __init__(self, model: StubModel) -> None:
         self._seconds = model.encode_s
+        self._broken_s = model.broken_s
+        self._broken_until = 0.0
 
     def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         """Wait, and write down the digests of resized pictures.
@@ -37,10 +39,13 @@ class StubImageEncoder:
             pixels in C order, the most significant bit of a byte first.
 
         Raises:
-            RuntimeError: a picture begins with `BREAKING_PIXEL`.
+            RuntimeError: a picture begins with `BREAKING_PIXEL`, or one did so a moment ago.
         """
         if any(tuple(image[0, 0]) == BREAKING_PIXEL for image in images):
+            self._broken_until = time.monotonic() + self._broken_s
             raise RuntimeError("the stub's device broke, as this picture asks for")
+        if time.monotonic() < self._broken_until:
+            raise RuntimeError("the stub's device is still broken")
         time.sleep(self._seconds)
         digests = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
         bits = np.unpackbits(np.frombuffer(b"".join(digests), np.uint8)).reshape(len(images), 256, 1, 1)

@@ -24,7 +24,7 @@ from sam.embedding import CheckpointOrigin, ModelIdentity
 from sam.errors import StartupError
 from sam.published import DEFAULT_MODEL, PUBLISHED, pull, sha256_of, starter_checkpoint, verify
 from sam.settings import ModelSettings
-from sam.stub import StubModel, is_stub, parse_stub
+from sam.stub import StubModel, find_stub
 
 log = structlog.get_logger("sam.checkpoints")
 
@@ -115,13 +115,14 @@ def find_checkpoint(settings: ModelSettings) -> Checkpoint:
     Raises:
         StartupError: there is none, or it is not what it should be; the message says what to do.
     """
+    stub = find_stub(settings)
+    if stub is not None:
+        return StubCheckpoint(stub)
     wanted = settings.checkpoint
     if wanted is None:
         return _published_or_starter(settings)
     if wanted.startswith(RANDOM_PREFIX):
         return _random(settings.model or DEFAULT_MODEL, wanted.removeprefix(RANDOM_PREFIX))
-    if is_stub(wanted):
-        return _stub(wanted, settings.model)
     return _custom(Path(wanted), settings.model)
 
 
@@ -157,18 +158,6 @@ def _random(model: str, seed_text: str) -> Checkpoint:
     fingerprint = hashlib.sha256(f"random/{model}/{seed_text}".encode()).hexdigest()
     _warn_of_random(model, int(seed_text))
     return RandomCheckpoint(ModelIdentity(model, fingerprint, CheckpointOrigin.RANDOM), int(seed_text))
-
-
-def _stub(wanted: str, model: str | None) -> StubCheckpoint:
-    if model is not None:
-        raise StartupError(f"--checkpoint {wanted} is the stub model, but --model says {model}. Leave out one of them.")
-    _warn_of_stub(wanted)
-    return StubCheckpoint(parse_stub(wanted))
-
-
-@cache
-def _warn_of_stub(wanted: str) -> None:
-    log.warning("serving the stub model: the masks show what they were made from, and mean nothing", checkpoint=wanted)
 
 
 @cache

@@ -6,16 +6,23 @@ it:
 
     stub:VERSION                              a model whose fingerprint depends on VERSION alone
     stub:VERSION?encode_s=0.2&decode_s=0.01   and how long it sleeps for a batch of pictures, or of prompts
+    stub:VERSION?broken_s=3                   and how long its device stays broken once a picture has broken it
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import parse_qsl
+
+import structlog
 
 from sam.embedding import CheckpointOrigin, ModelIdentity
 from sam.errors import StartupError
+from sam.settings import ModelSettings
+
+log = structlog.get_logger("sam.stub")
 
 STUB = "stub"
 """The name of the model."""
@@ -39,11 +46,13 @@ class StubModel:
         version: tells one stub from another, as a checkpoint's digest does.
         encode_s: how long a batch of pictures takes, in seconds.
         decode_s: how long a batch of prompts takes, in seconds.
+        broken_s: how long every picture fails after one that breaks the device, in seconds; 0: that one alone.
     """
 
     version: str
     encode_s: float = 0.0
     decode_s: float = 0.0
+    broken_s: float = 0.0
 
     @property
     def identity(self) -> ModelIdentity:
@@ -52,12 +61,31 @@ class StubModel:
         return ModelIdentity(STUB, fingerprint, CheckpointOrigin.RANDOM)
 
 
-def is_stub(checkpoint: str | None) -> bool:
-    """Whether the setting `checkpoint` asks for the stub."""
-    return checkpoint is not None and checkpoint.startswith(STUB_PREFIX)
+def find_stub(settings: ModelSettings) -> StubModel | None:
+    """Return the stub that the settings ask for by name; None if they ask for a model.
+
+    Raises:
+        StartupError: what they ask for is not as this module's docstring says, or a model, too.
+    """
+    wanted = settings.checkpoint
+    if wanted is None or not wanted.startswith(STUB_PREFIX):
+        return None
+    if settings.model is not None:
+        raise StartupError(
+            f"--checkpoint {wanted} is the stub, but --model says {settings.model}. Leave out one of them."
+        )
+    stub = _parse(wanted)
+    _warn(wanted)
+    return stub
 
 
-def parse_stub(checkpoint: str) -> StubModel:
+@cache
+def _warn(wanted: str) -> None:
+    # Once, although the all-in-one asks for each of its services.
+    log.warning("serving the stub model: its masks show what they were made from, and mean nothing", checkpoint=wanted)
+
+
+def _parse(checkpoint: str) -> StubModel:
     """Read the setting `checkpoint`.
 
     Raises:
@@ -68,7 +96,7 @@ def parse_stub(checkpoint: str) -> StubModel:
         times = {
             name: float(value) for name, value in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
         }
-        if not version or not times.keys() <= {"encode_s", "decode_s"}:
+        if not version or not times.keys() <= {"encode_s", "decode_s", "broken_s"}:
             raise ValueError
         if not all(0 <= seconds <= _LONGEST_S for seconds in times.values()):
             raise ValueError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sam.embedding import CheckpointOrigin, ModelIdentity
-from sam.embedding_store.redis import describe
+from sam.embedding_store.redis_clients import describe
 from samovar.settings import ServeSettings
 
 _ORIGINS = {

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import click
 
 from sam.command import settings_command
-from sam.embedding_store.redis import RedisBackend, describe
+from sam.embedding_store.redis import RedisBackend
+from sam.embedding_store.redis_clients import describe
 from sam.errors import StartupError, StoreUnavailable
 from sam.published import DEFAULT_MODEL, PUBLISHED, starter_checkpoint, verify
 from samovar.ports import check_ports
@@ -153,17 +154,17 @@ def check_store(settings: ServeSettings) -> Iterator[Finding]:
         return
     where = describe(settings.redis_url)
     try:
-        asyncio.run(_ping(settings.redis_url, settings.redis_timeout_s))
+        asyncio.run(_reach(settings.redis_url, settings.redis_timeout_s))
         yield Finding(Verdict.GOOD, f"Redis at {where} answers")
     except (StoreUnavailable, ValueError) as error:
         advice = f"{error} Start it, or check --redis-url: its host, port, user and password."
         yield Finding(Verdict.PROBLEM, f"Redis at {where}", advice)
 
 
-async def _ping(url: str, timeout_s: float) -> None:
+async def _reach(url: str, timeout_s: float) -> None:
     backend = RedisBackend(url, timeout_s=timeout_s)
     try:
-        await backend.ping()
+        await backend.reach()
     finally:
         await backend.close()
 

@@ -80,7 +80,7 @@ async def _store_backend(settings: ServeSettings) -> AsyncIterator[Backend]:
         except ValueError as error:
             raise StartupError(f"--redis-url is no URL of a Redis: {error}") from None
     try:
-        await backend.ping()
+        await backend.reach()
         yield backend
     finally:
         await backend.close()

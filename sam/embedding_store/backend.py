@@ -16,10 +16,13 @@ class Backend(Protocol):
         """Whether other processes see the same keys."""
 
     async def get(self, key: str, *, ttl_s: int) -> bytes | None:
-        """Return the value and extend its expiry to `ttl_s` seconds from now; 0 keeps it without expiry."""
+        """Return the value and extend its expiry to `ttl_s` seconds from now; 0 leaves it as it is."""
 
     async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
         """Keep the value for `ttl_s` seconds, 0 for ever. False if there is no room for it."""
+
+    async def claim(self, key: str, value: bytes, *, ttl_s: int) -> bool:
+        """Keep the value for `ttl_s` seconds if the key is absent. True, too, if there is no room for it."""
 
     async def extend(self, key: str, *, ttl_s: int) -> bool:
         """Extend the expiry as `get` does, without reading. False if the key is absent."""
@@ -27,8 +30,14 @@ class Backend(Protocol):
     async def delete(self, *keys: str) -> int:
         """Drop the keys; return how many of them there were."""
 
-    async def ping(self) -> None:
-        """Return if the place answers."""
+    async def tell(self, key: str) -> None:
+        """Wake everybody, in any process, who waits for the key."""
+
+    async def wait(self, key: str, *, timeout_s: float) -> None:
+        """Return when the key is told of, or after `timeout_s` seconds; a notice may be missed."""
+
+    async def reach(self) -> None:
+        """Return once the place answers, or raise after a few seconds; for those who start."""
 
     async def close(self) -> None:
         """Let go of connections. The object is not used afterwards."""

@@ -6,6 +6,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from sam.embedding_store.waiters import Waiters
+
 
 class InProcessBackend:
     """Keeps at most `max_bytes` of values, the least recently used out first.
@@ -20,6 +22,7 @@ class InProcessBackend:
         self._clock = clock
         self._entries: OrderedDict[str, tuple[bytes, float | None]] = OrderedDict()
         self._bytes = 0
+        self._waiters = Waiters()
 
     @property
     def bytes_used(self) -> int:
@@ -41,6 +44,13 @@ class InProcessBackend:
         self._bytes += _cost(key, value)
         return True
 
+    async def claim(self, key: str, value: bytes, *, ttl_s: int) -> bool:
+        """See `Backend.claim`."""
+        if self._use(key, 0) is not None:
+            return False
+        await self.set(key, value, ttl_s=ttl_s)
+        return True
+
     async def extend(self, key: str, *, ttl_s: int) -> bool:
         """See `Backend.extend`."""
         return self._use(key, ttl_s) is not None
@@ -49,8 +59,16 @@ class InProcessBackend:
         """See `Backend.delete`."""
         return sum(self._drop(key) for key in keys)
 
-    async def ping(self) -> None:
-        """See `Backend.ping`."""
+    async def tell(self, key: str) -> None:
+        """See `Backend.tell`."""
+        self._waiters.tell(key)
+
+    async def wait(self, key: str, *, timeout_s: float) -> None:
+        """See `Backend.wait`."""
+        await self._waiters.wait(key, timeout_s)
+
+    async def reach(self) -> None:
+        """See `Backend.reach`."""
 
     async def close(self) -> None:
         """See `Backend.close`."""
@@ -65,7 +83,7 @@ class InProcessBackend:
         if expires_at is not None and expires_at <= self._clock():
             self._drop(key)
             return None
-        self._entries[key] = (value, self._expiry(ttl_s))
+        self._entries[key] = (value, self._expiry(ttl_s) if ttl_s else expires_at)
         self._entries.move_to_end(key)
         return value
 

@@ -1,31 +1,36 @@
-"""A backend in Redis, shared by all replicas.
-
-Uses `GET`, `GETEX`, `SET`, `EXPIRE`, `EXISTS`, `DEL` and `PING` alone, so that a Redis user without scripts, `KEYS` and
-`CONFIG` is enough.
-"""
+"""A backend in Redis, shared by all replicas."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
 
 from redis import exceptions
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
 
+from sam.embedding_store.breaker import Breaker
+from sam.embedding_store.notices import CHANNEL, Notices
+from sam.embedding_store.redis_clients import connect, describe
 from sam.errors import StoreUnavailable
 
 _Reply = TypeVar("_Reply")
 
-RETRY_PAUSE_S = 0.02
-"""Between the two attempts of one command: long enough for a restarted Redis's refused connection to be another one."""
+COMMANDS = ("get", "getex", "set", "del", "exists", "expire", "publish", "subscribe", "unsubscribe", "ping", "hello")
+"""What a Redis user needs. Neither scripts nor KEYS nor CONFIG."""
 
-BREAKER_S = 0.5
-"""How long commands fail at once after one has failed, so that a stalled Redis costs one time-out and not one for each
-request. Short against the time in which Redis is expected back."""
+COMMANDS_AT_ONCE = 64
+"""Commands, and so connections, of one process. More would wait in Redis, which runs one at a time."""
+
+LATE_S = 0.05
+"""An event loop that comes to a timer so many seconds too late has not watched its sockets meanwhile, either."""
+
+START_PATIENCE_S = 3.5
+"""How long a starting service waits for Redis, which may be starting, too; then it says that there is none."""
+
+START_PAUSE_S = 0.1
+START_KEY = "sam:v1:start"
 
 
 class RedisBackend:
@@ -37,25 +42,20 @@ class RedisBackend:
         """Prepare a client; nothing is connected yet.
 
         Raises:
-            ValueError: the URL is not one of a Redis.
+            ValueError: the URL is not one of a Redis; see `sam.embedding_store.redis_clients`.
         """
         self._where = describe(url)
-        self._closed_until = 0.0
-        # redis-py's own defaults, 5 s and ten retries, would stall a request for a minute.
-        self._redis: Any = Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(ConstantBackoff(RETRY_PAUSE_S), retries=1),
-            retry_on_error=[exceptions.ConnectionError],
-            client_name="samovar",
-        )
+        self._timeout_s = timeout_s
+        self._redis, self._clients = connect(url, timeout_s)
+        self._room = asyncio.Semaphore(COMMANDS_AT_ONCE)
+        self._breaker = Breaker(self._where, self._probe)
+        self._notices = Notices(self._redis.pubsub)
 
     async def get(self, key: str, *, ttl_s: int) -> bytes | None:
         """See `Backend.get`."""
         reply: bytes | None
         try:
-            reply = await self._ask(self._redis.getex(key, ex=ttl_s) if ttl_s else self._redis.get(key))
+            reply = await self._ask(lambda: self._redis.getex(key, ex=ttl_s) if ttl_s else self._redis.get(key))
         except _WrongType:
             await self.delete(key)
             return None
@@ -64,53 +64,127 @@ class RedisBackend:
     async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
         """See `Backend.set`."""
         try:
-            await self._ask(self._redis.set(key, value, ex=ttl_s or None))
+            await self._ask(lambda: self._redis.set(key, value, ex=ttl_s or None))
         except _OutOfMemory:
             return False
         return True
 
+    async def claim(self, key: str, value: bytes, *, ttl_s: int) -> bool:
+        """See `Backend.claim`."""
+        try:
+            return bool(await self._ask(lambda: self._redis.set(key, value, ex=ttl_s, nx=True)))
+        except _OutOfMemory:
+            return True
+
     async def extend(self, key: str, *, ttl_s: int) -> bool:
         """See `Backend.extend`."""
-        command = self._redis.expire(key, ttl_s) if ttl_s else self._redis.exists(key)
         try:
-            return bool(await self._ask(command))
+            return bool(await self._ask(lambda: self._redis.expire(key, ttl_s) if ttl_s else self._redis.exists(key)))
         except _OutOfMemory:
             return True
 
     async def delete(self, *keys: str) -> int:
         """See `Backend.delete`."""
         # One command for each key: they need not live in one slot of a cluster.
-        return sum([int(await self._ask(self._redis.delete(key))) for key in keys])
+        return sum([await self._delete(key) for key in keys])
 
-    async def ping(self) -> None:
-        """See `Backend.ping`."""
-        await self._ask(self._redis.ping())
+    async def tell(self, key: str) -> None:
+        """See `Backend.tell`."""
+        await self._ask(lambda: self._redis.publish(CHANNEL, key))
+
+    async def wait(self, key: str, *, timeout_s: float) -> None:
+        """See `Backend.wait`."""
+        await self._notices.wait(key, timeout_s)
+
+    async def reach(self) -> None:
+        """Return once Redis answers and lets this user do all that is needed; see `Backend.reach`."""
+        until = time.monotonic() + START_PATIENCE_S
+        while True:
+            try:
+                async with asyncio.timeout(START_PATIENCE_S):
+                    await self._try_commands()
+                return
+            except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
+                raise self._refused(error) from error
+            except (exceptions.RedisError, OSError, TimeoutError) as error:
+                if time.monotonic() > until:
+                    raise self._unavailable(error) from error
+                await asyncio.sleep(START_PAUSE_S)
+
+    async def _try_commands(self) -> None:
+        """Use each command that may be forbidden."""
+        await self._redis.getex(START_KEY, ex=1)
+        with suppress(exceptions.OutOfMemoryError):
+            await self._redis.set(START_KEY, b"", ex=1)
+        await self._redis.expire(START_KEY, 1)
+        await self._redis.exists(START_KEY)
+        await self._redis.delete(START_KEY)
+        await self._redis.publish(CHANNEL, START_KEY)
 
     async def close(self) -> None:
         """See `Backend.close`."""
-        await self._redis.aclose()
+        await self._breaker.close()
+        await self._notices.close()
+        for client in self._clients:
+            await client.aclose()
 
-    async def _ask(self, command: Awaitable[_Reply]) -> _Reply:
-        if time.monotonic() < self._closed_until:
-            if hasattr(command, "close"):
-                command.close()
-            raise StoreUnavailable(f"The embedding store at {self._where} cannot be reached. Try again shortly.")
+    async def _delete(self, key: str) -> int:
+        return int(await self._ask(lambda: self._redis.delete(key)))
+
+    async def _probe(self) -> None:
+        async with asyncio.timeout(self._timeout_s):
+            await self._redis.ping()
+
+    async def _ask(self, command: Callable[[], Awaitable[_Reply]]) -> _Reply:
+        async with self._room:
+            # Looked at inside: who waited for room while the store was lost must not find out for himself.
+            self._check()
+            try:
+                return await self._within_time(command)
+            except exceptions.OutOfMemoryError:
+                raise _OutOfMemory from None
+            except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
+                raise self._refused(error) from error
+            except exceptions.ResponseError as error:
+                if str(error).startswith("WRONGTYPE"):
+                    raise _WrongType from None
+                raise self._unavailable(error) from error
+            except (exceptions.RedisError, OSError, TimeoutError) as error:
+                self._breaker.trip(type(error).__name__)
+                raise self._unavailable(error) from error
+
+    async def _within_time(self, command: Callable[[], Awaitable[_Reply]]) -> _Reply:
+        """Await a command for at most `timeout_s`, not counting what this process itself was late by.
+
+        An event loop that others kept busy sees the time-out before it sees the reply that came in time. Such a command
+        is sent again, once; each of ours may be.
+        """
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._timeout_s
         try:
-            return await command
-        except exceptions.OutOfMemoryError:
-            raise _OutOfMemory from None
-        except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
-            raise StoreUnavailable(
-                f"The embedding store at {self._where} refuses this user: {_first_word(error)}. "
-                "Check the user name, the password and the ACL of the Redis URL."
-            ) from error
-        except exceptions.ResponseError as error:
-            if str(error).startswith("WRONGTYPE"):
-                raise _WrongType from None
-            raise self._unavailable(error) from error
-        except (exceptions.RedisError, OSError, TimeoutError) as error:
-            self._closed_until = time.monotonic() + BREAKER_S
-            raise self._unavailable(error) from error
+            async with asyncio.timeout_at(due):
+                return await command()
+        except TimeoutError:
+            if loop.time() - due < LATE_S:
+                raise
+        async with asyncio.timeout(self._timeout_s):
+            return await command()
+
+    def _check(self) -> None:
+        if self._breaker.open:
+            raise StoreUnavailable(f"The embedding store at {self._where} cannot be reached. Try again shortly.")
+
+    def _refused(self, error: BaseException) -> StoreUnavailable:
+        # Redis's own words are not repeated: they may hold what was sent.
+        if isinstance(error, exceptions.NoPermissionError):
+            return StoreUnavailable(
+                f"The embedding store at {self._where} does not let this user do all that is needed (NOPERM). "
+                f"Its ACL must allow {', '.join(COMMANDS)} on keys and channels that begin with sam:."
+            )
+        return StoreUnavailable(
+            f"The embedding store at {self._where} refuses this user. Check the user name and the password of the "
+            "Redis URL."
+        )
 
     def _unavailable(self, error: BaseException) -> StoreUnavailable:
         return StoreUnavailable(
@@ -124,14 +198,3 @@ class _OutOfMemory(Exception):
 
 class _WrongType(Exception):
     """Something that is not a string lives under one of our keys."""
-
-
-def describe(url: str) -> str:
-    """Return the URL's host, port and database, without its user name and password."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or parts.path}:{parts.port or 6379}{parts.path if parts.hostname else ''}"
-
-
-def _first_word(error: BaseException) -> str:
-    # Redis starts its refusals with a stable code (WRONGPASS, NOAUTH, NOPERM); the rest may repeat what was sent.
-    return (str(error).split() or [type(error).__name__])[0]

@@ -2,6 +2,7 @@
 
     sam:v1:embedding:{SCOPE/DIGEST}:FINGERPRINT:PREPROCESSING    an image embedding, immutable
     sam:v1:mask:{SCOPE/DIGEST}:FINGERPRINT                       the last mask predicted for that image
+    sam:v1:lease:{SCOPE/DIGEST}:FINGERPRINT:PREPROCESSING        who encodes that image now, or why it cannot be
     sam:v1:alias:{TENANT/SHA-256 OF THE IMAGE_ID}                what an image_id is bound to
 
 The part in braces is a Redis Cluster hash tag: what belongs to one image lives in one slot. SCOPE is the tenant, or
@@ -66,8 +67,15 @@ class EmbeddingStore:
 
     def embedding_key(self, tenant: str, image_digest: str) -> str:
         """Return the key of an embedding, which also is a good key for a cache of what was loaded."""
+        return self._content_key("embedding", tenant, image_digest)
+
+    def lease_key(self, tenant: str, image_digest: str) -> str:
+        """Return the key of the lease for encoding an image; see `sam.embedding_store.leases`."""
+        return self._content_key("lease", tenant, image_digest)
+
+    def _content_key(self, kind: str, tenant: str, image_digest: str) -> str:
         scope = "shared" if self._share_embeddings else tenant
-        return f"sam:v1:embedding:{{{scope}/{image_digest}}}:{self._model.fingerprint}:{PREPROCESSING_VERSION}"
+        return f"sam:v1:{kind}:{{{scope}/{image_digest}}}:{self._model.fingerprint}:{PREPROCESSING_VERSION}"
 
     async def load_embedding(self, tenant: str, image_digest: str) -> Embedding | None:
         """Return the embedding of an image, its expiry extended, or None."""
@@ -140,10 +148,6 @@ class EmbeddingStore:
         """Remember logits of shape 1x256x256, float32, for an image. False if the store has no room for them."""
         value = records.mask_to_bytes(low_res_logits, image_digest, self._model.fingerprint)
         return await self._backend.set(self._mask_key(tenant, image_digest), value, ttl_s=self._ttl_s)
-
-    async def ping(self) -> None:
-        """Return if the backend answers."""
-        await self._backend.ping()
 
     async def close(self) -> None:
         """Let go of the backend."""

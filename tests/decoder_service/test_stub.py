@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -48,11 +49,15 @@ def test_a_mask_shows_the_picture_and_the_prompt() -> None:
 
 
 def test_a_picture_can_break_the_stub() -> None:
-    """A picture with the breaking pixel at its top left fails the pass, as a broken device does."""
+    """A picture with the breaking pixel at its top left fails the pass, and others for as long as the stub is told."""
     broken = PICTURE.copy()
     broken[0, 0] = BREAKING_PIXEL
-    with pytest.raises(RuntimeError, match="broke"):
-        StubImageEncoder(StubModel("one")).embed([broken])
+    for broken_s, fails in ((0, False), (60, True)):
+        stub = StubImageEncoder(StubModel("one", broken_s=broken_s))
+        with pytest.raises(RuntimeError, match="broke"):
+            stub.embed([broken])
+        with pytest.raises(RuntimeError, match="still broken") if fails else nullcontext():
+            assert stub.embed([PICTURE]).shape == (1, 256, 64, 64)
 
 
 def test_only_the_version_makes_another_model() -> None:

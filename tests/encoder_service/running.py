@@ -19,6 +19,7 @@ from encoder_service.addresses import AllowedHosts
 from encoder_service.admission import Admission
 from encoder_service.batching import DeviceQueue
 from encoder_service.embedder import Embedder
+from encoder_service.encode_once import EncodeOnce
 from encoder_service.fetch import ImageFetcher
 from encoder_service.limits import FetchLimits, ImageLimits, QueueLimits
 from encoder_service.pipeline import EncodingPipeline
@@ -26,7 +27,7 @@ from encoder_service.service import SERVICE_NAME
 from encoder_service.servicer import EncoderServicer
 from sam.auth import KeyRing
 from sam.embedding import CheckpointOrigin, ModelIdentity
-from sam.embedding_store import Backend, EmbeddingStore, InProcessBackend
+from sam.embedding_store import Backend, EmbeddingStore, InProcessBackend, Leases
 from sam.errors import EncoderUnavailable, StoreUnavailable
 from sam.rpc.caller import to_metadata
 from sam.rpc.server import RpcServer
@@ -55,13 +56,22 @@ class LostBackend:
     async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
         raise StoreUnavailable("lost")
 
+    async def claim(self, key: str, value: bytes, *, ttl_s: int) -> bool:
+        raise StoreUnavailable("lost")
+
+    async def tell(self, key: str) -> None:
+        raise StoreUnavailable("lost")
+
+    async def wait(self, key: str, *, timeout_s: float) -> None:
+        raise StoreUnavailable("lost")
+
     async def extend(self, key: str, *, ttl_s: int) -> bool:
         raise StoreUnavailable("lost")
 
     async def delete(self, *keys: str) -> int:
         raise StoreUnavailable("lost")
 
-    async def ping(self) -> None:
+    async def reach(self) -> None:
         raise StoreUnavailable("lost")
 
     async def close(self) -> None:
@@ -91,7 +101,7 @@ class Encoder:
     """A running encoder service and a client for it."""
 
     stub: encoder_service_pb2_grpc.EncoderServiceAsyncStub
-    embedder: Embedder
+    images: EncodeOnce
     device: StubDevice
     backend: Backend
     store: EmbeddingStore
@@ -127,6 +137,7 @@ async def running_encoder(
     max_calls: int = 256,
     allowed_hosts: Sequence[str] = (),
     keys: Sequence[str] = (),
+    lease_s: int = 5,
 ) -> AsyncIterator[Encoder]:
     device = StubDevice()
     if not held:
@@ -136,7 +147,8 @@ async def running_encoder(
     pipeline = EncodingPipeline(MODEL, queue, ImageLimits(), decode_threads=2, dtype="float16")
     fetcher = ImageFetcher(FetchLimits(allow_http=True, allowed_hosts=AllowedHosts(allowed_hosts)))
     store = EmbeddingStore(backend, MODEL, ttl_s=60)
-    embedder = Embedder(store, pipeline, fetcher)
+    images = EncodeOnce(store, Leases(backend, lease_s, poll_s=0.1), pipeline)
+    embedder = Embedder(store, images, fetcher)
     servicer = EncoderServicer(embedder, store, MODEL, Admission(max_calls, 2**30))
     server = RpcServer(
         RpcServerSettings.model_validate({"drain_s": 0}),
@@ -148,7 +160,7 @@ async def running_encoder(
     options = [("grpc.max_receive_message_length", 2**24), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         try:
-            yield Encoder(encoder_service_pb2_grpc.EncoderServiceStub(channel), embedder, device, backend, store)
+            yield Encoder(encoder_service_pb2_grpc.EncoderServiceStub(channel), images, device, backend, store)
         finally:
             device.free.set()
             await server.stop()

@@ -50,7 +50,7 @@ def test_a_stampede_survives_its_first_caller() -> None:
             await encoder.device.wait_until_busy()
             follower = asyncio.create_task(encoder.embed(content, image_id="follower"))
             key = encoder.store.embedding_key("anonymous", digest_of(content))
-            while encoder.embedder.flights.waiters(key) < 2:  # noqa: ASYNC110 - there is no event for this
+            while encoder.images.flights.waiters(key) < 2:  # noqa: ASYNC110 - there is no event for this
                 await asyncio.sleep(0.005)
             leader.cancel()
             with pytest.raises(asyncio.CancelledError):

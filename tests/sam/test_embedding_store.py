@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +14,8 @@ import pytest
 from sam import records
 from sam.embedding import Alias, CheckpointOrigin, Embedding, ModelIdentity
 from sam.embedding_store import Backend, EmbeddingStore, InProcessBackend, RedisBackend
-from sam.errors import StoreUnavailable
 from sam.geometry import Size
-from tests.conftest import RedisServer, free_port, start_redis
+from tests.conftest import RedisServer
 
 MODEL = ModelIdentity("vit_b", "ab" * 32, CheckpointOrigin.RANDOM)
 OTHER_MODEL = ModelIdentity("vit_b", "ba" * 32, CheckpointOrigin.RANDOM)
@@ -273,121 +271,5 @@ def test_in_process_memory_is_bounded_and_drops_the_least_recently_used() -> Non
         assert await backend.get("b", ttl_s=0) is None
         assert not await backend.set("g", b"." * 2000, ttl_s=0)
         assert await backend.get("f", ttl_s=0) is not None
-
-    run(test)
-
-
-async def _refused(call: Awaitable[object]) -> StoreUnavailable:
-    with pytest.raises(StoreUnavailable) as caught:
-        await call
-    return caught.value
-
-
-def test_a_lost_redis_is_an_error_within_its_time_out() -> None:
-    """Without a Redis every call fails with StoreUnavailable, quickly, and none pretends that nothing is stored."""
-
-    async def test() -> None:
-        backend = RedisBackend(f"redis://127.0.0.1:{free_port()}/0", timeout_s=0.3)
-        store = EmbeddingStore(backend, MODEL, ttl_s=60)
-        started = time.monotonic()
-        await _refused(store.load_alias("t", "x"))
-        await _refused(store.load_embedding("t", DIGEST))
-        await _refused(store.store_embedding("t", an_embedding()))
-        assert time.monotonic() - started < 2
-        await store.close()
-
-    run(test)
-
-
-def test_redis_is_used_again_soon_after_it_is_back(tmp_path: Path) -> None:
-    """After Redis was killed and started again, the same store works without being rebuilt."""
-
-    async def test() -> None:
-        server = start_redis(tmp_path)
-        store = EmbeddingStore(RedisBackend(server.url, timeout_s=0.5), MODEL, ttl_s=60)
-        await store.store_alias("t", "x", ALIAS)
-        server.stop()
-        await _refused(store.load_alias("t", "x"))
-        server = start_redis(tmp_path, port=server.port)
-        back_at = time.monotonic()
-        while True:
-            try:
-                assert await store.load_alias("t", "x") is None
-                break
-            except StoreUnavailable:
-                assert time.monotonic() - back_at < 5
-                await asyncio.sleep(0.05)
-        await store.close()
-        server.stop()
-
-    run(test)
-
-
-def test_a_full_redis_refuses_without_failing(tmp_path: Path) -> None:
-    """A Redis at its memory limit that evicts nothing makes storing answer False, not fail."""
-
-    async def test() -> None:
-        server = start_redis(tmp_path, "--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
-        store = EmbeddingStore(RedisBackend(server.url, timeout_s=2), MODEL, ttl_s=60)
-        stored = [await store.store_embedding("t", an_embedding(f"{n:064x}")) for n in range(4)]
-        assert not stored[-1]
-        assert await store.load_embedding("t", f"{3:064x}") is None
-        await store.close()
-        server.stop()
-
-    run(test)
-
-
-def test_a_wrong_password_is_told_apart_and_not_repeated(tmp_path: Path) -> None:
-    """A refused login says so in one line, without the password."""
-
-    async def test() -> None:
-        server = start_redis(tmp_path, "--requirepass", "right-horse")
-        backend = RedisBackend(f"redis://:wrong-horse@127.0.0.1:{server.port}/0", timeout_s=1)
-        error = await _refused(backend.ping())
-        assert "refuses this user" in error.message
-        assert "horse" not in error.message
-        await backend.close()
-        server.stop()
-
-    run(test)
-
-
-def test_a_foreign_redis_type_under_a_key_is_dropped(redis_server: RedisServer) -> None:
-    """A list where a record should be is dropped and reported absent."""
-
-    async def test() -> None:
-        store = EmbeddingStore(RedisBackend(redis_server.url, timeout_s=2), MODEL, ttl_s=60)
-        key = store.embedding_key("t", DIGEST)
-        with redis_server.client() as client:
-            client.lpush(key, "x")
-            assert await store.load_embedding("t", DIGEST) is None
-            assert not client.exists(key)
-        await store.close()
-
-    run(test)
-
-
-def test_few_redis_commands_are_needed(tmp_path: Path) -> None:
-    """The store works for a Redis user without scripts, KEYS and CONFIG, and on keys of its own prefix only."""
-
-    async def test() -> None:
-        commands = "+get +getex +set +del +exists +expire +ping +hello +client|setname"
-        acl = f"user samovar on >pw ~sam:* &sam:* -@all {commands}"
-        (tmp_path / "acl").write_text(f"user default off\n{acl}\n")
-        server = start_redis(tmp_path, "--aclfile", str(tmp_path / "acl"))
-        backend = RedisBackend(f"redis://samovar:pw@127.0.0.1:{server.port}/0", timeout_s=2)
-        for ttl_s in (0, 60):
-            store = EmbeddingStore(backend, MODEL, ttl_s=ttl_s)
-            await store.ping()
-            await store.store_embedding("t", an_embedding())
-            assert await store.load_embedding("t", DIGEST) is not None
-            assert await store.extend_embedding("t", DIGEST)
-            await store.store_alias("t", "x", ALIAS)
-            await store.load_alias("t", "x")
-            await store.delete_alias("t", "x")
-            await store.delete_embedding("t", DIGEST)
-        await backend.close()
-        server.stop()
 
     run(test)

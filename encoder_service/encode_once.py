@@ -1,0 +1,114 @@
+"""One encode for one content: in one replica by a flight that all callers share, across replicas by a lease."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import structlog
+
+from encoder_service.batching import Ticket
+from encoder_service.call_store import CallStore
+from encoder_service.leasing import kept
+from encoder_service.pipeline import Computed, EncodingPipeline
+from encoder_service.single_flight import SingleFlight
+from sam.embedding import Embedding
+from sam.embedding_store import EmbeddingStore, Lease, Leases
+
+log = structlog.get_logger("encoder_service.encode_once")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the flight of one image brought back: loaded, or else computed here.
+
+    Attributes:
+        embedding: the embedding.
+        computed: what computing it here took; None if it was loaded.
+        stored: whether it is in the store.
+        store_s: how long the store took, in seconds.
+        awaited: whether another replica was computing it when the flight began.
+    """
+
+    embedding: Embedding
+    computed: Computed | None
+    stored: bool
+    store_s: float
+    awaited: bool = False
+
+
+class EncodeOnce:
+    """Finds or computes the embeddings of pictures for all callers of one replica."""
+
+    def __init__(self, store: EmbeddingStore, leases: Leases, pipeline: EncodingPipeline) -> None:
+        self._store = store
+        self._leases = leases
+        self._pipeline = pipeline
+        self._paid_for: set[asyncio.Task[Found]] = set()
+        self.flights: SingleFlight[str, Found] = SingleFlight()
+        """The loads and computations under way, by the key of the embedding."""
+
+    async def find(self, tenant: str, digest: str, content: bytes) -> tuple[Found, bool]:
+        """Return the embedding of a picture, and whether another caller's flight brought it.
+
+        Args:
+            tenant: whose store is looked into.
+            digest: the SHA-256 of the picture, in hexadecimal digits.
+            content: the encoded picture.
+
+        Raises:
+            ImageError, Overloaded, EncoderUnavailable, InternalError: see `EncodingPipeline.embed`.
+        """
+        key = self._store.embedding_key(tenant, digest)
+        follows = self.flights.waiters(key) > 0
+        return await self.flights.run(key, lambda: self._fly(tenant, digest, content)), follows
+
+    async def _fly(self, tenant: str, digest: str, content: bytes) -> Found:
+        """Fly once for all who want this image now: none of them is the owner of what is loaded or computed here."""
+        stored, awaited = CallStore(self._store, tenant), False
+        while True:
+            embedding = await stored.load_embedding(digest)
+            if embedding is not None:
+                return Found(embedding, None, stored=True, store_s=stored.seconds, awaited=awaited)
+            lease = await stored.acquire_lease(self._leases, digest)
+            if lease is not None or stored.lost:
+                return await self._encode_to_the_end(stored, digest, content, lease, awaited)
+            await stored.wait_for_lease(self._leases, digest)
+            awaited = True
+
+    async def _encode_to_the_end(
+        self, stored: CallStore, digest: str, content: bytes, lease: Lease | None, awaited: bool
+    ) -> Found:
+        """Encode; what the device has begun is finished and stored even if nobody waits for it any more."""
+        ticket = Ticket()
+        encoding = asyncio.create_task(self._encode(stored, digest, content, lease, awaited, ticket))
+        try:
+            return await asyncio.shield(encoding)
+        except asyncio.CancelledError:
+            if ticket.started:
+                # Paid for already: the next who asks, here or at another replica, finds it.
+                self._paid_for.add(encoding)
+                encoding.add_done_callback(self._forget)
+            else:
+                encoding.cancel()
+            raise
+
+    async def _encode(
+        self, stored: CallStore, digest: str, content: bytes, lease: Lease | None, awaited: bool, ticket: Ticket
+    ) -> Found:
+        async with nullcontext() if lease is None else kept(self._leases, lease):
+            # The lease's last holder may have stored the embedding since this flight looked.
+            embedding = None if lease is None else await stored.load_embedding(digest)
+            if embedding is not None:
+                return Found(embedding, None, stored=True, store_s=stored.seconds, awaited=True)
+            if awaited:
+                log.info("lease taken over", image_digest=digest)
+            computed = await self._pipeline.embed(content, digest, ticket)
+            is_stored = await stored.store_embedding(computed.embedding)
+        return Found(computed.embedding, computed, stored=is_stored, store_s=stored.seconds)
+
+    def _forget(self, encoding: asyncio.Task[Found]) -> None:
+        self._paid_for.discard(encoding)
+        if not encoding.cancelled() and encoding.exception() is not None:
+            log.info("an image that nobody waited for any more failed", error=type(encoding.exception()).__name__)

@@ -1,0 +1,253 @@
+"""The embedding store over Redis: what it does when Redis is lost, stalls, is full or refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+
+from sam.embedding_store import EmbeddingStore, RedisBackend
+from sam.embedding_store.redis_clients import describe
+from sam.errors import StoreUnavailable
+from tests.conftest import RedisServer, free_port, start_redis
+from tests.sam.test_embedding_store import ALIAS, DIGEST, MODEL, an_embedding, run
+
+
+async def _refused(call: Awaitable[object]) -> StoreUnavailable:
+    with pytest.raises(StoreUnavailable) as caught:
+        await call
+    return caught.value
+
+
+def test_a_lost_redis_is_an_error_within_its_time_out() -> None:
+    """Without a Redis every call fails with StoreUnavailable, quickly, and none pretends that nothing is stored."""
+
+    async def test() -> None:
+        backend = RedisBackend(f"redis://127.0.0.1:{free_port()}/0", timeout_s=0.3)
+        store = EmbeddingStore(backend, MODEL, ttl_s=60)
+        started = time.monotonic()
+        await _refused(store.load_alias("t", "x"))
+        await _refused(store.load_embedding("t", DIGEST))
+        await _refused(store.store_embedding("t", an_embedding()))
+        assert time.monotonic() - started < 2
+        await store.close()
+
+    run(test)
+
+
+def test_redis_is_used_again_soon_after_it_is_back(tmp_path: Path) -> None:
+    """After Redis was killed and started again, the same store works without being rebuilt."""
+
+    async def test() -> None:
+        server = start_redis(tmp_path)
+        store = EmbeddingStore(RedisBackend(server.url, timeout_s=0.5), MODEL, ttl_s=60)
+        await store.store_alias("t", "x", ALIAS)
+        server.stop()
+        await _refused(store.load_alias("t", "x"))
+        server = start_redis(tmp_path, port=server.port)
+        back_at = time.monotonic()
+        while True:
+            try:
+                assert await store.load_alias("t", "x") is None
+                break
+            except StoreUnavailable:
+                assert time.monotonic() - back_at < 5
+                await asyncio.sleep(0.05)
+        await store.close()
+        server.stop()
+
+    run(test)
+
+
+def test_a_full_redis_refuses_without_failing(tmp_path: Path) -> None:
+    """A Redis at its memory limit that evicts nothing makes storing answer False, not fail."""
+
+    async def test() -> None:
+        server = start_redis(tmp_path, "--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
+        store = EmbeddingStore(RedisBackend(server.url, timeout_s=2), MODEL, ttl_s=60)
+        stored = [await store.store_embedding("t", an_embedding(f"{n:064x}")) for n in range(4)]
+        assert not stored[-1]
+        assert await store.load_embedding("t", f"{3:064x}") is None
+        await store.close()
+        server.stop()
+
+    run(test)
+
+
+def test_a_wrong_password_is_told_apart_and_not_repeated(tmp_path: Path) -> None:
+    """A refused login says so in one line, without the password."""
+
+    async def test() -> None:
+        server = start_redis(tmp_path, "--requirepass", "right-horse")
+        backend = RedisBackend(f"redis://:wrong-horse@127.0.0.1:{server.port}/0", timeout_s=1)
+        error = await _refused(backend.reach())
+        assert "refuses this user" in error.message
+        assert "horse" not in error.message
+        await backend.close()
+        server.stop()
+
+    run(test)
+
+
+def test_a_foreign_redis_type_under_a_key_is_dropped(redis_server: RedisServer) -> None:
+    """A list where a record should be is dropped and reported absent."""
+
+    async def test() -> None:
+        store = EmbeddingStore(RedisBackend(redis_server.url, timeout_s=2), MODEL, ttl_s=60)
+        key = store.embedding_key("t", DIGEST)
+        with redis_server.client() as client:
+            client.lpush(key, "x")
+            assert await store.load_embedding("t", DIGEST) is None
+            assert not client.exists(key)
+        await store.close()
+
+    run(test)
+
+
+def test_few_redis_commands_are_needed(tmp_path: Path) -> None:
+    """The store works for a Redis user without scripts, KEYS and CONFIG, and on keys of its own prefix only."""
+
+    async def test() -> None:
+        commands = "+get +getex +set +del +exists +expire +publish +subscribe +unsubscribe +ping +hello +client|setname"
+        acl = f"user samovar on >pw ~sam:* &sam:* -@all {commands}"
+        (tmp_path / "acl").write_text(f"user default off\n{acl}\n")
+        server = start_redis(tmp_path, "--aclfile", str(tmp_path / "acl"))
+        backend = RedisBackend(f"redis://samovar:pw@127.0.0.1:{server.port}/0", timeout_s=2)
+        for ttl_s in (0, 60):
+            store = EmbeddingStore(backend, MODEL, ttl_s=ttl_s)
+            await backend.reach()
+            await store.store_embedding("t", an_embedding())
+            assert await store.load_embedding("t", DIGEST) is not None
+            assert await store.extend_embedding("t", DIGEST)
+            await store.store_alias("t", "x", ALIAS)
+            await store.load_alias("t", "x")
+            await store.delete_alias("t", "x")
+            await store.delete_embedding("t", DIGEST)
+        await _tell_somebody_who_waits(backend)
+        await backend.close()
+        server.stop()
+
+    run(test)
+
+
+def test_a_missing_permission_is_found_at_the_start(tmp_path: Path) -> None:
+    """A Redis user that may not do all that is needed is refused when a service starts, not at its first request."""
+
+    async def test() -> None:
+        (tmp_path / "acl").write_text(
+            "user default off\nuser samovar on >pw ~sam:* &sam:* -@all +get +getex +ping +hello\n"
+        )
+        server = start_redis(tmp_path, "--aclfile", str(tmp_path / "acl"))
+        backend = RedisBackend(f"redis://samovar:pw@127.0.0.1:{server.port}/0", timeout_s=2)
+        assert "NOPERM" in (await _refused(backend.reach())).message
+        await backend.close()
+        server.stop()
+
+    run(test)
+
+
+def test_a_redis_that_starts_late_is_waited_for(tmp_path: Path) -> None:
+    """A service that starts a moment before its Redis does not give up."""
+
+    async def test() -> None:
+        port = free_port()
+        backend = RedisBackend(f"redis://127.0.0.1:{port}/0", timeout_s=0.5)
+        reaching = asyncio.create_task(backend.reach())
+        await asyncio.sleep(0.3)
+        server = await asyncio.to_thread(lambda: start_redis(tmp_path, port=port))
+        await reaching
+        await backend.close()
+        server.stop()
+
+    run(test)
+
+
+def test_a_redis_that_never_comes_is_given_up(tmp_path: Path) -> None:
+    """A service that starts without a Redis says so within five seconds."""
+
+    async def test() -> None:
+        backend = RedisBackend(f"redis://127.0.0.1:{free_port()}/0", timeout_s=0.5)
+        started = time.monotonic()
+        await _refused(backend.reach())
+        assert time.monotonic() - started < 5
+        await backend.close()
+
+    run(test)
+
+
+def test_a_stalled_redis_costs_one_time_out(own_redis: RedisServer) -> None:
+    """While Redis stands still only the first calls wait for it; once it goes on, it is used again by itself."""
+
+    async def test() -> None:
+        store = EmbeddingStore(RedisBackend(own_redis.url, timeout_s=0.5), MODEL, ttl_s=60)
+        await store.store_alias("t", "x", ALIAS)
+        os.kill(own_redis.process.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            await asyncio.gather(*(_refused(store.load_alias("t", "x")) for _ in range(200)))
+            assert time.monotonic() - started < 2
+            started = time.monotonic()
+            for _ in range(200):
+                await _refused(store.load_alias("t", "x"))
+            assert time.monotonic() - started < 0.4
+        finally:
+            os.kill(own_redis.process.pid, signal.SIGCONT)
+        async with asyncio.timeout(5):
+            while await _is_lost(store):  # noqa: ASYNC110 - there is no event for this
+                await asyncio.sleep(0.02)
+        assert await store.load_alias("t", "x") == ALIAS
+        await store.close()
+
+    run(test)
+
+
+async def _is_lost(store: EmbeddingStore) -> bool:
+    try:
+        await store.load_alias("t", "x")
+    except StoreUnavailable:
+        return True
+    return False
+
+
+async def _tell_somebody_who_waits(backend: RedisBackend) -> None:
+    """Wait for a notice with no other way out, and give it until it arrives."""
+    waiting = asyncio.create_task(backend.wait("sam:v1:x", timeout_s=60))
+    async with asyncio.timeout(10):
+        while not waiting.done():
+            await backend.tell("sam:v1:x")
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1",
+        "redis+sentinel://127.0.0.1:1",
+        "redis+sentinel://127.0.0.1:1/name/db",
+        "redis+sentinel:///name",
+        "redis+cluster://127.0.0.1:1/0",
+        "redis+cluster://",
+        "redis+cluster://host:port",
+    ],
+)
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    """A URL of another form than those documented raises, before anything connects."""
+    with pytest.raises(ValueError, match=r"[Rr]edis|URL|Port|Sentinels"):
+        RedisBackend(url, timeout_s=1)
+
+
+def test_secrets_in_a_url_are_not_shown() -> None:
+    """What a URL is called in logs and messages has its hosts and no user or password."""
+    hosts = {
+        "redis://me:secret@one:1/2": "one:1/2",
+        "redis://one": "one:6379",
+        "redis+sentinel://me:secret@one:1,two/name/0": "one:1,two:26379/name/0",
+        "redis+cluster://:secret@one,two:7": "one:6379,two:7",
+        "unix:///run/redis.sock": "/run/redis.sock",
+    }
+    assert {url: describe(url) for url in hosts} == hosts
