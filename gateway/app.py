@@ -45,6 +45,7 @@ def build_app(options: GatewayOptions, services: Services, readiness: Readiness,
     answering = Answering(reception, services, workers, options.answer_max_bytes)
     limits = BodyLimits(
         workers,
+        max_requests=options.gateway_max_requests,
         body_max_bytes=options.body_max_bytes,
         bodies_max_bytes=options.bodies_max_bytes,
         body_timeout_s=options.body_timeout_s,

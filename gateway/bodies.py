@@ -1,9 +1,10 @@
-"""Reading request bodies within bounds, and giving up what nobody waits for any more."""
+"""Working on requests within bounds, and giving up what nobody waits for any more."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -16,11 +17,20 @@ from sam.errors import DeadlineExceeded, Overloaded, RequestTooLarge
 
 
 class BodyLimits:
-    """How much may be sent, one request and all together, and how slowly."""
+    """How much may be sent, one request and all together, how slowly, and how many are worked on at once."""
 
-    def __init__(self, workers: Workers, *, body_max_bytes: int, bodies_max_bytes: int, body_timeout_s: float) -> None:
-        """Parse large bodies on `workers`; for the others see the settings of the same names."""
+    def __init__(
+        self,
+        workers: Workers,
+        *,
+        max_requests: int,
+        body_max_bytes: int,
+        bodies_max_bytes: int,
+        body_timeout_s: float,
+    ) -> None:
+        """Parse large bodies on `workers`; for the others see the gateway's settings of the same names."""
         self.workers = workers
+        self._places = max_requests
         self._body_max_bytes = body_max_bytes
         self._bodies_max_bytes = bodies_max_bytes
         self._body_timeout_s = body_timeout_s
@@ -53,6 +63,21 @@ class BodyLimits:
                 f"The request's body did not arrive within {self._body_timeout_s:g} s. Send it faster or smaller."
             ) from None
         return b"".join(chunks)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place among the requests that are worked on. Those whose bodies still arrive need none.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        if not self._places:
+            raise Overloaded("This gateway works on as many requests as it takes at once. Try again shortly.")
+        self._places -= 1
+        try:
+            yield
+        finally:
+            self._places += 1
 
     def reservation(self) -> Reservation:
         """Return an empty reservation, to be released when the request is answered."""
@@ -127,7 +152,8 @@ def bounded_route(limits: BodyLimits) -> type[APIRoute]:
             async def handle(request: Request) -> Response:
                 with limits.reservation() as reservation:
                     body = await limits.read(request, reservation)
-                    return await _while_connected(request, answer(_ReadRequest(request, body, limits.workers)))
+                    with limits.place():
+                        return await _while_connected(request, answer(_ReadRequest(request, body, limits.workers)))
 
             return handle
 

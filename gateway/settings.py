@@ -31,6 +31,12 @@ class GatewayOptions(AuthSettings):
         ge=1024,
         description="The most bytes of request bodies held at once; over it, new ones are refused as overload.",
     )
+    gateway_max_requests: int = Field(
+        256,
+        ge=1,
+        description="How many requests one gateway works on at once; more are refused as overload. Health is not "
+        "counted, nor are bodies that still arrive.",
+    )
     answer_max_bytes: int = Field(
         256 * 2**20,
         ge=2**20,

@@ -38,9 +38,11 @@ def _channel_options(service_name: str) -> list[tuple[str, int | str]]:
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         # A call is only retried while its request fits; the default of 256 KiB leaves every picture out.
         ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
-        # A stopped replica still acknowledges TCP; pings find it.
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
+        # A stopped replica still acknowledges TCP; pings find it, within 13 s.
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 3_000),
+        # Without it the time-out above only begins to count after a minute (seen with gRPC 1.85).
+        ("grpc.http2.ping_timeout_ms", 3_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),

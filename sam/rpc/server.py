@@ -94,7 +94,7 @@ def _server_options(settings: RpcServerSettings) -> list[tuple[str, int]]:
         # DNS is asked again only when a connection ends: this is how new replicas come into play.
         ("grpc.max_connection_age_ms", settings.max_connection_age_s * 1000),
         ("grpc.max_connection_age_grace_ms", 600_000),
-        # Clients ping every 20 s (channel.py); the default of 5 minutes would answer with GOAWAY.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        # Clients ping every 10 s (channel.py); the default of 5 minutes would answer with GOAWAY.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]

@@ -62,7 +62,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError, *, unavailable: type[Unavailable
             if known is not None:
                 return known
     code = error.code()
-    if code is grpc.StatusCode.UNAVAILABLE:
+    # CANCELLED by the other side, for what we cancel ourselves raises no such error: gRPC lets go of calls that way
+    # before a server that is drowning in them has seen them.
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         name = unavailable.reason.split("_")[0].lower()
         return unavailable(f"No {name} replica can be reached at the moment. Try again shortly.")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -101,6 +101,22 @@ def test_all_bodies_together_are_bounded() -> None:
         status_becomes(422)
 
 
+def test_requests_worked_on_are_bounded() -> None:
+    """Over the bound a request gets 429 at once, health is answered on, and a body that only arrives takes no place."""
+    with running_stack(gateway_max_requests=1) as narrow:
+        narrow.decoder.held = True
+        body = json.dumps({"image_id": "a", **POINT}).encode()
+        with connection(narrow) as arriving, connection(narrow) as working:
+            arriving.sendall(head(100) + b"{")
+            working.sendall(head(len(body)) + body)
+            narrow.wait(narrow.decoder.entered)
+            refused = narrow.http.post(SEGMENT, content=body, headers={"content-type": "application/json"})
+            assert (refused.status_code, refused.json()["reason"]) == (429, "OVERLOADED")
+            assert refused.headers["retry-after"] == "1"
+            assert narrow.http.get("/healthz").status_code == 200
+        narrow.wait(narrow.decoder.cancelled)
+
+
 @pytest.mark.parametrize(
     "body",
     [
