@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +17,7 @@ from sam.embedding import Alias
 from sam.embedding_store import EmbeddingStore
 from sam.errors import EmbeddingNotFound, StoreUnavailable
 from sam.geometry import Size
+from sam.v1 import embedding_pb2
 
 log = structlog.get_logger("decoder_service.image_lookup")
 
@@ -30,6 +32,7 @@ class FoundImage:
         original_size: the size of the picture, in pixels.
         prepared: its embedding.
         stored: whether it came from the store or this replica's memory, and not with the call.
+        bound: whether `image_id` is bound to it now, as far as it was to be.
         image_id_moved: whether `image_id` was bound to another image before.
         store_s: how long the store and preparing took, in seconds.
     """
@@ -39,8 +42,15 @@ class FoundImage:
     original_size: Size
     prepared: PreparedEmbedding
     stored: bool
+    bound: bool = True
     image_id_moved: bool = False
     store_s: float = 0.0
+
+    @property
+    def cache_status(self) -> embedding_pb2.CacheStatus.ValueType:
+        """What the answer says: a hit only if the same image_id will find the image again."""
+        kept = self.stored and self.bound
+        return embedding_pb2.CACHE_STATUS_HIT if kept else embedding_pb2.CACHE_STATUS_BYPASS
 
 
 class ImageLookup:
@@ -79,10 +89,10 @@ class ImageLookup:
                     f"No embedding of the image {source.image_digest} is stored. Send the image, or embed it first."
                 )
             image_id = source.image_id or source.image_digest
-            moved = await self._bind(tenant, image_id, Alias(source.image_digest, image.original_size))
+            bound, moved = await self._bind(tenant, image_id, Alias(source.image_digest, image.original_size))
             digest = source.image_digest
         else:
-            image_id, moved = source.image_id, False
+            image_id, bound, moved = source.image_id, True, False
             alias = await self.follow(tenant, image_id, url=source.url)
             digest = alias.image_digest
             image = await self._image_of(tenant, digest)
@@ -94,6 +104,7 @@ class ImageLookup:
             image.original_size,
             image.prepared,
             stored=True,
+            bound=bound,
             image_id_moved=moved,
             store_s=time.monotonic() - started,
         )
@@ -145,20 +156,23 @@ class ImageLookup:
         except StoreUnavailable as error:
             log.warning("an embedding in use was not extended", cause=error.message)
 
-    async def _bind(self, tenant: str, image_id: str, alias: Alias) -> bool:
-        """Bind an image_id to an image that was found; return whether it was bound to another before.
+    async def _bind(self, tenant: str, image_id: str, alias: Alias) -> tuple[bool, bool]:
+        """Bind an image_id to an image that was found; return whether it is, and whether it was to another before.
 
         The image is here already: a store that is down now does not keep it from being segmented.
         """
+        bound = None
         try:
-            bound = await self._store.load_alias(tenant, image_id)
-            if bound is not None and bound.image_digest == alias.image_digest:
-                return False
-            await self._store.store_alias(tenant, image_id, alias)
+            with suppress(StoreUnavailable):
+                bound = await self._store.load_alias(tenant, image_id)
+                if bound is not None and bound.image_digest == alias.image_digest:
+                    return True, False
+            # Tried in any case: the store has to know what it could not be told.
+            is_bound = await self._store.store_alias(tenant, image_id, alias)
         except StoreUnavailable as error:
             log.warning("an image_id was not bound", cause=error.message)
-            return False
-        return bound is not None
+            is_bound = False
+        return is_bound, bound is not None
 
 
 def _not_found(image_id: str) -> EmbeddingNotFound:

@@ -8,6 +8,7 @@ and another mask.) Only the bands of rows and columns that a mask can reach are 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -127,30 +128,84 @@ def threshold_at_original_size(
         original_size: the size of the picture, in pixels.
         mask_threshold: the logit above which a pixel belongs to the object.
     """
+    scaled = _scaled_where_above(low_res_logits, original_size, mask_threshold)
+    if scaled is None:
+        return _empty_mask(original_size)
+    region = np.empty((scaled.height, scaled.width), np.bool_)
+    for start, stop, logits in scaled.bands:
+        np.greater(logits, mask_threshold, out=region[start:stop])
+    return tight_mask(original_size, scaled.top, scaled.left, region)
+
+
+def threshold_with_stability(
+    low_res_logits: Float32Array, original_size: Size, mask_threshold: float, offset: float
+) -> tuple[BinaryMask, float]:
+    """Return the mask of `threshold_at_original_size` and how little it depends on the threshold.
+
+    Source: `segment_anything/utils/amg.py`, `calculate_stability_score`.
+
+    Args:
+        low_res_logits: float32 256x256, in the mask decoder's frame.
+        original_size: the size of the picture, in pixels.
+        mask_threshold: the logit above which a pixel belongs to the object.
+        offset: how far it is moved, up and down; not negative.
+
+    Returns:
+        The mask, and the IoU of the masks at the higher and the lower threshold: not a number if the latter is empty.
+    """
+    high, low = mask_threshold + offset, mask_threshold - offset
+    scaled = _scaled_where_above(low_res_logits, original_size, low)
+    if scaled is None:
+        return _empty_mask(original_size), float("nan")
+    region = np.empty((scaled.height, scaled.width), np.bool_)
+    inner = outer = 0
+    for start, stop, logits in scaled.bands:
+        np.greater(logits, mask_threshold, out=region[start:stop])
+        inner += int(np.count_nonzero(logits > high))
+        outer += int(np.count_nonzero(logits > low))
+    stability = float(np.float32(inner) / np.float32(outer)) if outer else float("nan")
+    return tight_mask(original_size, scaled.top, scaled.left, region), stability
+
+
+class _Scaled(NamedTuple):
+    """Logits at the original size, in the rectangle outside of which none is above some floor.
+
+    `bands` yields the rows, as (first, last + 1, logits) within the rectangle; the logits are valid until the next.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    bands: Iterator[tuple[int, int, Float32Array]]
+
+
+def _scaled_where_above(low_res_logits: Float32Array, original_size: Size, floor: float) -> _Scaled | None:
+    """Scale logits where they may be above `floor`; None if they are nowhere."""
     rows, columns = _axes(original_size)
     inside = low_res_logits[: rows.inputs, : columns.inputs]
-    above = inside > mask_threshold
+    above = inside > floor
     # A scaled logit is a weighted mean of its inputs, so none can exceed what they do not.
     row_bands = rows.bands_reached_by(np.flatnonzero(above.any(axis=1)))
     column_bands = columns.bands_reached_by(np.flatnonzero(above.any(axis=0)))
     if not row_bands or not column_bands:
-        return _empty_mask(original_size)
-
+        return None
     top, left = row_bands[0].start, column_bands[0].start
     height, width = row_bands[-1].stop - top, column_bands[-1].stop - left
-    first_input, end_input = row_bands[0].first_input, row_bands[-1].end_input
-    wide = np.empty((end_input - first_input, width), np.float32)
-    for band in column_bands:
-        inputs = inside[first_input:end_input, band.first_input : band.end_input]
-        np.matmul(inputs, band.weights.T, out=wide[:, band.start - left : band.stop - left])
 
-    region = np.empty((height, width), np.bool_)
-    scaled = np.empty((_ROWS_PER_BAND, width), np.float32)
-    for band in row_bands:
-        inputs = wide[band.first_input - first_input : band.end_input - first_input]
-        logits = np.matmul(band.weights, inputs, out=scaled[: band.stop - band.start])
-        np.greater(logits, mask_threshold, out=region[band.start - top : band.stop - top])
-    return tight_mask(original_size, top, left, region)
+    def bands() -> Iterator[tuple[int, int, Float32Array]]:
+        first_input, end_input = row_bands[0].first_input, row_bands[-1].end_input
+        wide = np.empty((end_input - first_input, width), np.float32)
+        for band in column_bands:
+            inputs = inside[first_input:end_input, band.first_input : band.end_input]
+            np.matmul(inputs, band.weights.T, out=wide[:, band.start - left : band.stop - left])
+        scaled = np.empty((_ROWS_PER_BAND, width), np.float32)
+        for band in row_bands:
+            inputs = wide[band.first_input - first_input : band.end_input - first_input]
+            logits = np.matmul(band.weights, inputs, out=scaled[: band.stop - band.start])
+            yield band.start - top, band.stop - top, logits
+
+    return _Scaled(top, left, height, width, bands())
 
 
 def plain_threshold_at_original_size(

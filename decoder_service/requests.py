@@ -108,7 +108,7 @@ def parse_segment_request(
     prompts = [_parse_prompt(prompt, index, multimask) for index, prompt in enumerate(request.prompts)]
     refining = frozenset(index for index, prompt in enumerate(request.prompts) if prompt.use_remembered_mask)
     return SegmentOrder(
-        source=_parse_source(request, limits, model_fingerprint),
+        source=parse_source(request, limits, model_fingerprint),
         prompts=prompts,
         refining=refining,
         mask_threshold=request.mask_threshold,
@@ -179,9 +179,16 @@ def _parse_prompt(message: decoder_service_pb2.Prompt, index: int, multimask_out
         raise PromptInvalid(error.message, field=field) from None
 
 
-def _parse_source(
-    request: decoder_service_pb2.SegmentImageRequest, limits: RequestLimits, model_fingerprint: str
+def parse_source(
+    request: decoder_service_pb2.SegmentImageRequest | decoder_service_pb2.SegmentEverythingRequest,
+    limits: RequestLimits,
+    model_fingerprint: str,
 ) -> StoredImage | InlineEmbedding:
+    """Check which image a request is about.
+
+    Raises:
+        RequestInvalid, EmbeddingInvalid: see the contract.
+    """
     kind = request.WhichOneof("source")
     if kind == "image":
         return _parse_reference(request.image)

@@ -13,6 +13,7 @@ import torch
 from decoder_service.cpu import available_cores
 from decoder_service.decode_pool import DecodePool
 from decoder_service.embedding_cache import EmbeddingCache
+from decoder_service.everything.segmenter import EverythingSegmenter
 from decoder_service.image_lookup import ImageLookup
 from decoder_service.masks import threshold_at_original_size
 from decoder_service.model import MaskPredictor
@@ -107,8 +108,11 @@ async def servicer_running(
         store,
         ImageLookup(store, EmbeddingCache(options.decoder_cache_bytes), predictor, pool),
         Segmenter(predictor, pool, options.decoder_max_response_bytes),
+        EverythingSegmenter(predictor, pool),
         limits=options.request_limits,
         max_concurrent=options.decoder_max_concurrent,
+        max_everything=options.decoder_max_everything,
+        max_response_bytes=options.decoder_max_response_bytes,
     )
     rpc = RpcServer(
         server, SERVICE_NAME, lambda grpc_server: add_DecoderServiceServicer_to_server(servicer, grpc_server), keys

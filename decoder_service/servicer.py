@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,9 @@ import numpy as np
 import structlog
 
 from decoder_service.answers import MaskForm, to_embedding, to_model, to_timings
+from decoder_service.everything.answers import to_everything, to_progress
+from decoder_service.everything.requests import parse_everything_request
+from decoder_service.everything.segmenter import EverythingSegmenter
 from decoder_service.image_lookup import FoundImage, ImageLookup
 from decoder_service.model import MaskPrediction
 from decoder_service.prompts import Prompt
@@ -23,7 +25,8 @@ from decoder_service.requests import RequestLimits, SegmentOrder, check_image_id
 from decoder_service.segmenter import Segmenter
 from sam.embedding import ModelIdentity
 from sam.embedding_store import EmbeddingStore
-from sam.errors import EmbeddingNotFound, ModelNotServed, Overloaded, PromptInvalid, StoreUnavailable
+from sam.errors import EmbeddingNotFound, ModelNotServed, PromptInvalid, StoreUnavailable
+from sam.places import Places
 from sam.rpc.caller import Caller
 from sam.v1 import decoder_service_pb2 as pb
 from sam.v1 import embedding_pb2
@@ -44,9 +47,12 @@ class DecoderServicer(DecoderServiceServicer):
         model: the model served.
         store: the embedding store.
         images: finds what a call is about.
-        segmenter: computes.
+        segmenter: computes masks of prompts.
+        everything: computes those of a grid.
         limits: what one call may ask for.
-        max_concurrent: how many `SegmentImage` calls are worked on at once.
+        max_concurrent: how many calls of each method are worked on at once.
+        max_everything: how many `SegmentEverything` are.
+        max_response_bytes: the largest answer, in bytes.
     """
 
     def __init__(
@@ -55,22 +61,30 @@ class DecoderServicer(DecoderServiceServicer):
         store: EmbeddingStore,
         images: ImageLookup,
         segmenter: Segmenter,
+        everything: EverythingSegmenter,
         *,
         limits: RequestLimits,
         max_concurrent: int,
+        max_everything: int,
+        max_response_bytes: int,
     ) -> None:
         self._model = model
         self._store = store
         self._images = images
         self._segmenter = segmenter
+        self._everything = everything
+        self._max_response_bytes = max_response_bytes
         self._limits = limits
-        self._places = max_concurrent
+        self._places = Places(max_concurrent, "This decoder replica")
+        self._everything_places = Places(max_everything, "This decoder replica")
+        # Of their own: reading embeddings, which computes nothing, must not keep clicks out, nor they it.
+        self._reading_places = Places(max_concurrent, "This decoder replica")
 
     async def SegmentImage(self, request: pb.SegmentImageRequest, context: _Context) -> pb.SegmentImageResponse:
         """Predict the masks of what each prompt points at."""
         tenant = Caller.of(context).tenant
         deadline = _deadline_of(context)
-        with self._place():
+        with self._places.hold():
             order = await self._parse(request)
             image = await self._images.find(order.source, tenant)
             prompts = await self._with_remembered_mask(order, image, tenant)
@@ -93,14 +107,8 @@ class DecoderServicer(DecoderServiceServicer):
                 await asyncio.wrap_future(stored)
         return pb.SegmentImageResponse(
             results=done.results,
-            embedding=to_embedding(
-                self._model,
-                image_id=image.image_id,
-                image_digest=image.image_digest,
-                original_size=image.original_size,
-                expires_at=self._store.expires_at() if image.stored else None,
-            ),
-            cache_status=embedding_pb2.CACHE_STATUS_HIT if image.stored else embedding_pb2.CACHE_STATUS_BYPASS,
+            embedding=self._described(image),
+            cache_status=image.cache_status,
             image_id_moved=image.image_id_moved,
             timings=to_timings(
                 queue=done.queued_s,
@@ -110,18 +118,34 @@ class DecoderServicer(DecoderServiceServicer):
             ),
         )
 
+    async def SegmentEverything(
+        self, request: pb.SegmentEverythingRequest, context: _Context
+    ) -> AsyncIterator[pb.SegmentEverythingResponse]:
+        """Predict the masks of all that a grid of points finds, telling how far it is."""
+        self._check_model(request.model)
+        with self._everything_places.hold():
+            order = await asyncio.to_thread(parse_everything_request, request, self._limits, self._model.fingerprint)
+            image = await self._images.find(order.source, Caller.of(context).tenant)
+            states = self._everything.segment(
+                image, order.points_per_side, order.thresholds, deadline=_deadline_of(context)
+            )
+            async for state in states:
+                yield to_progress(state)
+            yield await asyncio.to_thread(to_everything, state, image, self._described(image), self._max_response_bytes)
+
     async def GetEmbedding(self, request: pb.GetEmbeddingRequest, context: _Context) -> pb.GetEmbeddingResponse:
         """Return the stored embedding that an image_id is bound to."""
         tenant = Caller.of(context).tenant
         check_image_id(request.image_id, required=True)
-        alias = await self._images.follow(tenant, request.image_id)
-        features = None
-        if request.view == embedding_pb2.EMBEDDING_VIEW_FULL:
-            embedding = await self._store.load_embedding(tenant, alias.image_digest)
-            found = embedding is not None
-            features = embedding.features if embedding is not None else None
-        else:
-            found = await self._store.extend_embedding(tenant, alias.image_digest)
+        with self._reading_places.hold():
+            alias = await self._images.follow(tenant, request.image_id)
+            features = None
+            if request.view == embedding_pb2.EMBEDDING_VIEW_FULL:
+                embedding = await self._store.load_embedding(tenant, alias.image_digest)
+                found = embedding is not None
+                features = embedding.features if embedding is not None else None
+            else:
+                found = await self._store.extend_embedding(tenant, alias.image_digest)
         if not found:
             raise EmbeddingNotFound(
                 f"The embedding of image_id '{request.image_id}' has expired. Call embed_image again."
@@ -142,34 +166,37 @@ class DecoderServicer(DecoderServiceServicer):
         """Forget an image_id, and its embedding too if asked to."""
         tenant = Caller.of(context).tenant
         check_image_id(request.image_id, required=True)
-        alias = await self._images.follow(tenant, request.image_id)
-        await self._store.delete_alias(tenant, request.image_id)
-        if request.purge:
-            await self._store.delete_embedding(tenant, alias.image_digest)
-            self._images.forget(tenant, alias.image_digest)
+        with self._reading_places.hold():
+            alias = await self._images.follow(tenant, request.image_id)
+            await self._store.delete_alias(tenant, request.image_id)
+            if request.purge:
+                await self._store.delete_embedding(tenant, alias.image_digest)
+                self._images.forget(tenant, alias.image_digest)
         return pb.DeleteEmbeddingResponse()
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
         """Return the model served."""
         return pb.GetModelResponse(model=to_model(self._model))
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if not self._places:
-            raise Overloaded("This decoder replica has as many calls as it takes at once. Try again shortly.")
-        self._places -= 1
-        try:
-            yield
-        finally:
-            self._places += 1
+    def _described(self, image: FoundImage) -> embedding_pb2.ImageEmbedding:
+        return to_embedding(
+            self._model,
+            image_id=image.image_id,
+            image_digest=image.image_digest,
+            original_size=image.original_size,
+            expires_at=self._store.expires_at() if image.stored else None,
+        )
 
-    async def _parse(self, request: pb.SegmentImageRequest) -> SegmentOrder:
-        if request.model not in ("", self._model.name):
+    def _check_model(self, model: str) -> None:
+        if model not in ("", self._model.name):
             raise ModelNotServed(
-                f"The model '{request.model}' is not served here. Served: {self._model.name}.",
+                f"The model '{model}' is not served here. Served: {self._model.name}.",
                 field="model",
                 metadata={"served": self._model.name},
             )
+
+    async def _parse(self, request: pb.SegmentImageRequest) -> SegmentOrder:
+        self._check_model(request.model)
         arguments = (request, self._limits, self._model.fingerprint)
         if request.ByteSize() <= _PARSED_ON_THE_LOOP:
             return parse_segment_request(*arguments)

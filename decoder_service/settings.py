@@ -36,7 +36,12 @@ class DecoderOptions(ModelSettings, StoreSettings, AuthSettings):
         "float32; 0 keeps none.",
     )
     decoder_max_concurrent: int = Field(
-        64, ge=1, description="How many calls one replica works on at once; more are refused as overload."
+        256,
+        ge=1,
+        description="How many calls of each method one replica works on at once; more are refused as overload.",
+    )
+    decoder_max_everything: int = Field(
+        4, ge=1, description="How many calls that segment everything one replica works on at once, a turn of each."
     )
     decoder_max_prompts: int = Field(256, ge=1, le=1024, description="The most prompts in one call.")
     decoder_max_points: int = Field(1024, ge=1, le=1024, description="The most points in one prompt.")

@@ -11,14 +11,17 @@ from gateway.bodies import BodyLimits
 from gateway.calls import Reception
 from gateway.clients import Services
 from gateway.errors import handle_errors
+from gateway.everything.asking import EverythingAsker
 from gateway.headers import EXPOSED
 from gateway.middleware import RequestMiddleware
 from gateway.readiness import Readiness
 from gateway.routes.embeddings import embeddings_router
+from gateway.routes.everything import everything_router
 from gateway.routes.models import models_router
 from gateway.routes.sam import sam_router
 from gateway.routes.sam2 import sam2_router
 from gateway.routes.surroundings import NAME, surroundings_router, version
+from gateway.segmentation import Segmenter
 from gateway.settings import GatewayOptions
 from gateway.workers import Workers
 from sam.auth import KeyRing
@@ -50,8 +53,10 @@ def build_app(options: GatewayOptions, services: Services, readiness: Readiness,
         bodies_max_bytes=options.bodies_max_bytes,
         body_timeout_s=options.body_timeout_s,
     )
+    asker = EverythingAsker(Segmenter(services.encoder, services.decoder), services.decoder)
     handle_errors(app)
     app.include_router(sam_router(answering, limits))
+    app.include_router(everything_router(reception, asker, limits))
     app.include_router(embeddings_router(answering, limits))
     app.include_router(sam2_router(answering, limits))
     app.include_router(models_router(answering, limits))

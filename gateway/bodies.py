@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -14,6 +13,7 @@ from starlette.responses import Response
 
 from gateway.workers import OFFLOAD_BYTES, Workers
 from sam.errors import DeadlineExceeded, Overloaded, RequestTooLarge
+from sam.places import Places
 
 
 class BodyLimits:
@@ -30,7 +30,8 @@ class BodyLimits:
     ) -> None:
         """Parse large bodies on `workers`; for the others see the gateway's settings of the same names."""
         self.workers = workers
-        self._places = max_requests
+        self.places = Places(max_requests, "This gateway")
+        """Held by requests that are worked on. Those whose bodies still arrive need none."""
         self._body_max_bytes = body_max_bytes
         self._bodies_max_bytes = bodies_max_bytes
         self._body_timeout_s = body_timeout_s
@@ -63,21 +64,6 @@ class BodyLimits:
                 f"The request's body did not arrive within {self._body_timeout_s:g} s. Send it faster or smaller."
             ) from None
         return b"".join(chunks)
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place among the requests that are worked on. Those whose bodies still arrive need none.
-
-        Raises:
-            Overloaded: there is none.
-        """
-        if not self._places:
-            raise Overloaded("This gateway works on as many requests as it takes at once. Try again shortly.")
-        self._places -= 1
-        try:
-            yield
-        finally:
-            self._places += 1
 
     def reservation(self) -> Reservation:
         """Return an empty reservation, to be released when the request is answered."""
@@ -152,7 +138,7 @@ def bounded_route(limits: BodyLimits) -> type[APIRoute]:
             async def handle(request: Request) -> Response:
                 with limits.reservation() as reservation:
                     body = await limits.read(request, reservation)
-                    with limits.place():
+                    with limits.places.hold():
                         return await _while_connected(request, answer(_ReadRequest(request, body, limits.workers)))
 
             return handle

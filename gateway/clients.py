@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -11,7 +11,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.calls import Call
-from sam.errors import DecoderUnavailable, EncoderUnavailable, InternalError, Unavailable
+from sam.errors import DecoderUnavailable, EncoderUnavailable, InternalError, SamovarError, Unavailable
 from sam.rpc.channel import open_channel
 from sam.rpc.status import from_rpc_error
 from sam.v1 import decoder_service_pb2 as decoder_pb
@@ -54,10 +54,29 @@ class ServiceClient:
         try:
             return await method(request, timeout=call.rpc_timeout_s(), metadata=call.metadata)
         except grpc.aio.AioRpcError as error:
-            known = from_rpc_error(error, unavailable=self._unavailable)
-            if isinstance(known, InternalError):
-                log.error("call failed", service=self._service_name, code=error.code().name, details=error.details())
-            raise known from None
+            raise self._known(error) from None
+
+    async def stream(self, method: Callable[..., Any], request: Any, call: Call) -> AsyncGenerator[Any, None]:
+        """Call a method that answers with a stream. Closing the generator cancels the call, at the service too.
+
+        Raises:
+            SamovarError: what the service raised, or why it could not be reached.
+        """
+        messages = method(request, timeout=call.rpc_timeout_s(), metadata=call.metadata)
+        try:
+            async for message in messages:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise self._known(error) from None
+        finally:
+            messages.cancel()
+
+    def _known(self, error: grpc.aio.AioRpcError) -> SamovarError:
+        """Return the error of the tree that a failed call stands for; log it if it is a fault of ours."""
+        known = from_rpc_error(error, unavailable=self._unavailable)
+        if isinstance(known, InternalError):
+            log.error("call failed", service=self._service_name, code=error.code().name, details=error.details())
+        return known
 
     async def is_serving(self) -> bool:
         """Tell whether a replica would try a request now."""
@@ -86,6 +105,12 @@ class DecoderClient(ServiceClient):
     ) -> decoder_pb.SegmentImageResponse:
         """Predict the masks of what each prompt points at."""
         return await self.invoke(self._stub.SegmentImage, request, call)
+
+    def segment_everything(
+        self, request: decoder_pb.SegmentEverythingRequest, call: Call
+    ) -> AsyncGenerator[decoder_pb.SegmentEverythingResponse, None]:
+        """Predict the masks of all that a grid of points finds, with progress first."""
+        return self.stream(self._stub.SegmentEverything, request, call)
 
     async def get_embedding(
         self, image_id: str, view: embedding_pb2.EmbeddingView.ValueType, call: Call

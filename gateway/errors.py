@@ -46,12 +46,17 @@ def error_response(error: SamovarError, request_id: str) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
+    return _json(error.http_status, error_body(error, request_id), headers)
+
+
+def error_body(error: SamovarError, request_id: str) -> dict[str, Any]:
+    """Return what is told about an error of the tree."""
     body: dict[str, Any] = {"message": error.message, "reason": error.reason, "request_id": request_id}
     if error.field:
         body["field"] = error.field
     if error.metadata:
         body["metadata"] = error.metadata
-    return _json(error.http_status, body, headers)
+    return body
 
 
 def internal_error_response(request_id: str) -> Response:

@@ -74,3 +74,11 @@ SAM2_SEGMENT_IMAGE = {
         },
     )
 }
+
+SEGMENT_EVERYTHING = {
+    "picture": _example("All masks of a picture, from a coarse grid", {"image": _IMAGE, "points_per_side": 8}),
+    "stream": _example(
+        "The picture that embed_image was given, with lines that tell how far it is",
+        {"image_id": IMAGE_ID, "points_per_side": 8, "stream": True},
+    ),
+}

@@ -34,7 +34,7 @@ def embedding_json(outcome: Outcome, *, features: bool, elapsed_s: float) -> byt
     body: dict[str, Any] = {}
     if features:
         body["embeddings"] = _features(outcome.embedding, np.float32)
-    body |= _about(outcome)
+    body |= about(outcome)
     body["time"] = elapsed_s
     return _dumps(body)
 
@@ -69,7 +69,7 @@ def segmentation(outcome: Outcome, format_name: str, elapsed_s: float, max_bytes
     if format_name == "binary":
         return _npz(outcome, max_bytes), BINARY
     if format_name == "geojson":
-        return _dumps({**_feature_collection(outcome), **_about(outcome), "time": elapsed_s}), GEOJSON
+        return _dumps({**_feature_collection(outcome), **about(outcome), "time": elapsed_s}), GEOJSON
     masks = _masks(outcome.results)
     body: dict[str, Any]
     if format_name == "polygons":
@@ -79,7 +79,7 @@ def segmentation(outcome: Outcome, format_name: str, elapsed_s: float, max_bytes
     if format_name == "json":
         body["low_res_masks"] = [longest_polygon(mask.low_res_bitmap) for mask in masks]
     body |= {"scores": _scores(masks), "prompt_indices": _prompt_indices(outcome.results)}
-    return _dumps({**body, **_about(outcome), "time": elapsed_s}), JSON
+    return _dumps({**body, **about(outcome), "time": elapsed_s}), JSON
 
 
 def sam2_segmentation(outcome: Outcome, format_name: str, elapsed_s: float, max_bytes: int) -> tuple[bytes, str]:
@@ -95,7 +95,7 @@ def sam2_segmentation(outcome: Outcome, format_name: str, elapsed_s: float, max_
         }
         for mask in _masks(outcome.results)
     ]
-    return _dumps({"predictions": predictions, **_about(outcome), "time": elapsed_s}), JSON
+    return _dumps({"predictions": predictions, **about(outcome), "time": elapsed_s}), JSON
 
 
 _ORIGINS = {
@@ -122,7 +122,7 @@ def models_json(model: embedding_pb2.Model) -> bytes:
     return _dumps({"models": [entry]})
 
 
-def _about(outcome: Outcome) -> dict[str, Any]:
+def about(outcome: Outcome) -> dict[str, Any]:
     """Return what every JSON answer says about the picture."""
     return {
         **_identity(outcome.embedding),

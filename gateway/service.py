@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from gateway.app import build_app
 from gateway.clients import Services
+from gateway.connections import connections
 from gateway.readiness import Readiness
 from gateway.settings import GatewayOptions
 from gateway.workers import Workers
@@ -114,6 +115,7 @@ def listen(host: str, port: int) -> socket.socket:
 def _config(app: FastAPI, options: GatewayOptions) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=connections(options.body_timeout_s),
         # Our own log line leaves the query out, which may hold a key.
         access_log=False,
         log_config=None,

@@ -19,7 +19,7 @@ class GatewayOptions(AuthSettings):
         "shorten it.",
     )
     body_timeout_s: float = Field(
-        30, gt=0, description="How long the body of a request may take to arrive, in seconds."
+        30, gt=0, description="How long the head of a request, and then its body, may take to arrive, in seconds."
     )
     body_max_bytes: int = Field(
         64 * 2**20,

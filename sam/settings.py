@@ -89,7 +89,7 @@ class RpcServerSettings(Settings):
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of this machine's.")
     max_message_bytes: int = Field(64 * 2**20, ge=8 * 2**20, description="The largest gRPC message accepted, in bytes.")
     max_connection_age_s: int = Field(
-        30,
+        10,
         ge=1,
         description="After how many seconds a client is asked to reconnect, so that new replicas get work.",
     )

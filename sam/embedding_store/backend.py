@@ -18,8 +18,12 @@ class Backend(Protocol):
     async def get(self, key: str, *, ttl_s: int) -> bytes | None:
         """Return the value and extend its expiry to `ttl_s` seconds from now; 0 leaves it as it is."""
 
-    async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
-        """Keep the value for `ttl_s` seconds, 0 for ever. False if there is no room for it."""
+    async def set(self, key: str, value: bytes, *, ttl_s: int, or_drop: bool = False) -> bool:
+        """Keep the value for `ttl_s` seconds, 0 for ever. False if there is no room for it.
+
+        With `or_drop`, a key that could not be set because the place was lost is dropped once it is back: an old value
+        must not outlive a newer one.
+        """
 
     async def claim(self, key: str, value: bytes, *, ttl_s: int) -> bool:
         """Keep the value for `ttl_s` seconds if the key is absent. True, too, if there is no room for it."""

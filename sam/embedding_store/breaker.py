@@ -33,6 +33,7 @@ class Breaker:
         self._where = where
         self._probe = probe
         self._probing: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def open(self) -> bool:
@@ -48,13 +49,15 @@ class Breaker:
     async def close(self) -> None:
         """End the probing."""
         if self._probing is not None:
+            self._closed = True
             self._probing.cancel()
-            await asyncio.gather(self._probing, return_exceptions=True)
+            # Bounded: the probe may lose the cancellation, see `RedisBackend`.
+            await asyncio.wait({self._probing}, timeout=PROBE_INTERVAL_S)
             self._probing = None
 
     async def _probe_until_it_answers(self) -> None:
         pause = FIRST_PROBE_S
-        while True:
+        while not self._closed:
             await asyncio.sleep(pause)
             pause = PROBE_INTERVAL_S
             try:

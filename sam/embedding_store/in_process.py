@@ -33,7 +33,7 @@ class InProcessBackend:
         """See `Backend.get`."""
         return self._use(key, ttl_s)
 
-    async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
+    async def set(self, key: str, value: bytes, *, ttl_s: int, or_drop: bool = False) -> bool:
         """See `Backend.set`."""
         self._drop(key)
         if _cost(key, value) > self._max_bytes:

@@ -71,7 +71,7 @@ class Leases:
                 return lease
             value = await self._backend.get(key, ttl_s=0)
             if value == lease.value:
-                # The claim was sent twice because its first reply did not arrive.
+                # redis-py sent the claim twice, because its connection was lost before the first reply.
                 return lease
             if value is not None:
                 _raise_if_failed(value)

@@ -22,6 +22,8 @@ _PATIENCE_S = 10.0
 _PAUSE_S = 0.5
 """Before a lost subscription is tried again, in seconds."""
 
+_CLOSING_S = 1.0
+
 
 class Notices:
     """Waits for notices. The subscription begins with the first who waits.
@@ -39,6 +41,7 @@ class Notices:
         self._subscriber = subscriber
         self._waiters = Waiters()
         self._listening: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def wait(self, key: str, timeout_s: float) -> None:
         """Return when a notice about `key` comes, or after `timeout_s` seconds."""
@@ -48,13 +51,15 @@ class Notices:
 
     async def close(self) -> None:
         """End the subscription."""
+        self._closed = True
         if self._listening is not None:
             self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+            # Bounded: redis-py may have lost the cancellation, see `RedisBackend`.
+            await asyncio.wait({self._listening}, timeout=_CLOSING_S)
 
     async def _listen(self) -> None:
         await asyncio.sleep(0)  # Who began this is about to wait.
-        while self._waiters:
+        while self._waiters and not self._closed:
             try:
                 async with self._subscriber() as subscription:
                     await subscription.subscribe(CHANNEL)
@@ -68,5 +73,5 @@ class Notices:
             message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_PATIENCE_S)
             if message is not None:
                 self._waiters.tell(message["data"].decode(errors="replace"))
-            elif not self._waiters:
+            elif self._closed or not self._waiters:
                 return

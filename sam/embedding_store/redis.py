@@ -6,14 +6,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import structlog
 from redis import exceptions
 
 from sam.embedding_store.breaker import Breaker
 from sam.embedding_store.notices import CHANNEL, Notices
 from sam.embedding_store.redis_clients import connect, describe
 from sam.errors import StoreUnavailable
+from sam.metrics import RECORDS_DROPPED
+
+log = structlog.get_logger("sam.embedding_store")
 
 _Reply = TypeVar("_Reply")
 
@@ -22,6 +26,9 @@ COMMANDS = ("get", "getex", "set", "del", "exists", "expire", "publish", "subscr
 
 COMMANDS_AT_ONCE = 64
 """Commands, and so connections, of one process. More would wait in Redis, which runs one at a time."""
+
+TO_DROP_AT_MOST = 10_000
+"""Keys remembered for being dropped once Redis is back: some 2 MiB. Beyond it the oldest are forgotten."""
 
 LATE_S = 0.05
 """An event loop that comes to a timer so many seconds too late has not watched its sockets meanwhile, either."""
@@ -48,6 +55,7 @@ class RedisBackend:
         self._timeout_s = timeout_s
         self._redis, self._clients = connect(url, timeout_s)
         self._room = asyncio.Semaphore(COMMANDS_AT_ONCE)
+        self._to_drop: dict[str, None] = {}
         self._breaker = Breaker(self._where, self._probe)
         self._notices = Notices(self._redis.pubsub)
 
@@ -57,16 +65,27 @@ class RedisBackend:
         try:
             reply = await self._ask(lambda: self._redis.getex(key, ex=ttl_s) if ttl_s else self._redis.get(key))
         except _WrongType:
+            _, _, kind, _ = key.split(":", 3)
+            RECORDS_DROPPED.labels(kind=kind, cause="type").inc()
+            log.warning("stored record dropped", kind=kind, cause="type")
             await self.delete(key)
             return None
         return reply
 
-    async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
+    async def set(self, key: str, value: bytes, *, ttl_s: int, or_drop: bool = False) -> bool:
         """See `Backend.set`."""
         try:
             await self._ask(lambda: self._redis.set(key, value, ex=ttl_s or None))
         except _OutOfMemory:
+            if or_drop:
+                await self.delete(key)
             return False
+        except StoreUnavailable:
+            if or_drop:
+                self._to_drop[key] = None
+                while len(self._to_drop) > TO_DROP_AT_MOST:
+                    del self._to_drop[next(iter(self._to_drop))]
+            raise
         return True
 
     async def claim(self, key: str, value: bytes, *, ttl_s: int) -> bool:
@@ -134,6 +153,12 @@ class RedisBackend:
     async def _probe(self) -> None:
         async with asyncio.timeout(self._timeout_s):
             await self._redis.ping()
+        # Before anybody reads them again.
+        while self._to_drop:
+            key = next(iter(self._to_drop))
+            async with asyncio.timeout(self._timeout_s):
+                await self._redis.delete(key)
+            self._to_drop.pop(key, None)
 
     async def _ask(self, command: Callable[[], Awaitable[_Reply]]) -> _Reply:
         async with self._room:
@@ -156,19 +181,25 @@ class RedisBackend:
     async def _within_time(self, command: Callable[[], Awaitable[_Reply]]) -> _Reply:
         """Await a command for at most `timeout_s`, not counting what this process itself was late by.
 
-        An event loop that others kept busy sees the time-out before it sees the reply that came in time. Such a command
-        is sent again, once; each of ours may be.
+        As a task of its own, for two reasons. A caller's cancellation must not get lost inside: in Python 3.11,
+        `asyncio.wait_for`, by which redis-py sends, swallows one that comes with the end of what it waits for. And an
+        event loop that others kept busy sees the time-out before it sees the reply that came in time, so a late one
+        waits once more.
         """
         loop = asyncio.get_running_loop()
-        due = loop.time() + self._timeout_s
+        task = asyncio.ensure_future(command())
         try:
-            async with asyncio.timeout_at(due):
-                return await command()
-        except TimeoutError:
-            if loop.time() - due < LATE_S:
-                raise
-        async with asyncio.timeout(self._timeout_s):
-            return await command()
+            due = loop.time() + self._timeout_s
+            await asyncio.wait({task}, timeout=self._timeout_s)
+            if not task.done() and loop.time() - due > LATE_S:
+                await asyncio.wait({task}, timeout=self._timeout_s)
+            if task.done():
+                return task.result()
+            raise TimeoutError
+        finally:
+            if not task.done():
+                task.cancel()
+                task.add_done_callback(_look_away)
 
     def _check(self) -> None:
         if self._breaker.open:
@@ -190,6 +221,12 @@ class RedisBackend:
         return StoreUnavailable(
             f"The embedding store at {self._where} cannot be used ({type(error).__name__}). Try again shortly."
         )
+
+
+def _look_away(task: asyncio.Future[Any]) -> None:
+    """Take note of what a task ended with that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 class _OutOfMemory(Exception):

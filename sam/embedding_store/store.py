@@ -125,8 +125,13 @@ class EmbeddingStore:
             return None
 
     async def store_alias(self, tenant: str, image_id: str, alias: Alias) -> bool:
-        """Bind an image_id; the last write wins. False if the store has no room for it."""
-        return await self._backend.set(_alias_key(tenant, image_id), records.alias_to_bytes(alias), ttl_s=self._ttl_s)
+        """Bind an image_id; the last write wins. False if the store has no room for it.
+
+        An image_id that could not be bound is bound to nothing as soon as that can be had, rather than to what it was
+        bound to before.
+        """
+        key, value = _alias_key(tenant, image_id), records.alias_to_bytes(alias)
+        return await self._backend.set(key, value, ttl_s=self._ttl_s, or_drop=True)
 
     async def delete_alias(self, tenant: str, image_id: str) -> bool:
         """Forget an image_id. False if it was not bound."""

@@ -22,6 +22,11 @@ def open_channel(target: str, service_name: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(_resolvable(target), options=_channel_options(service_name))
 
 
+def open_blocking_channel(target: str, service_name: str) -> grpc.Channel:
+    """Open a channel for callers without an event loop; threads may share it. See `open_channel`."""
+    return grpc.insecure_channel(_resolvable(target), options=_channel_options(service_name))
+
+
 def _resolvable(target: str) -> str:
     schemes = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
     return target if target.startswith(schemes) else f"dns:///{target}"

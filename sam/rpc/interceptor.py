@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -50,12 +51,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._keys.admit(api_key_of(metadata))
         except SamovarError as error:
             return _refusing(handler, error, request_id)
-        # The type stubs know the synchronous server only; on grpc.aio it is a coroutine function.
-        behaviour: Any = handler.unary_unary
+        # The type stubs know the synchronous server only; on grpc.aio these are coroutine functions and generators.
+        behaviour: Any = handler.unary_unary or handler.unary_stream
         if behaviour is None:
             return handler
-        return grpc.unary_unary_rpc_method_handler(
-            _answering(behaviour, method, request_id),
+        answering = _answering_stream if handler.response_streaming else _answering
+        build: Any = (
+            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return build(  # type: ignore[no-any-return]
+            answering(behaviour, method, request_id),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
@@ -63,34 +68,51 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 def _answering(behaviour: _Handler, method: str, request_id: str) -> _Handler:
     async def call(request: Any, context: _Context) -> Any:
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-        started = time.perf_counter()
-        outcome = "CANCELLED"
-        try:
-            response = await behaviour(request, context)
-            outcome = "OK"
-            return response
-        except SamovarError as error:
-            outcome = error.reason
-            await _abort(context, error, request_id)
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            outcome = InternalError.reason
-            log.exception("call failed", method=method)
-            await _abort(
-                context,
-                InternalError(
-                    f"Something failed inside the service; its log has the details under request id {request_id}."
-                ),
-                request_id,
-            )
-        finally:
-            elapsed_ms = round((time.perf_counter() - started) * 1e3, 1)
-            log.info("call", method=method, outcome=outcome, ms=elapsed_ms)
+        async with _reported(context, method, request_id):
+            return await behaviour(request, context)
 
     return call
+
+
+def _answering_stream(
+    behaviour: Callable[[Any, _Context], AsyncGenerator[Any, None]], method: str, request_id: str
+) -> Callable[[Any, _Context], AsyncGenerator[Any, None]]:
+    async def call(request: Any, context: _Context) -> AsyncGenerator[Any, None]:
+        async with _reported(context, method, request_id), aclosing(behaviour(request, context)) as messages:
+            async for message in messages:
+                yield message
+
+    return call
+
+
+@asynccontextmanager
+async def _reported(context: _Context, method: str, request_id: str) -> AsyncIterator[None]:
+    """Log a call under its request id, and end it with the status of what is raised."""
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+    started = time.perf_counter()
+    outcome = "CANCELLED"
+    try:
+        yield
+        outcome = "OK"
+    except SamovarError as error:
+        outcome = error.reason
+        await _abort(context, error, request_id)
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        outcome = InternalError.reason
+        log.exception("call failed", method=method)
+        await _abort(
+            context,
+            InternalError(
+                f"Something failed inside the service; its log has the details under request id {request_id}."
+            ),
+            request_id,
+        )
+    finally:
+        elapsed_ms = round((time.perf_counter() - started) * 1e3, 1)
+        log.info("call", method=method, outcome=outcome, ms=elapsed_ms)
 
 
 def _refusing(handler: _RpcHandler, error: SamovarError, request_id: str) -> _RpcHandler:

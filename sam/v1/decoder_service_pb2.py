@@ -28,7 +28,7 @@ from sam.v1 import tensor_pb2 as sam_dot_v1_dot_tensor__pb2
 from sam.v1 import timing_pb2 as sam_dot_v1_dot_timing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csam/v1/decoder_service.proto\x12\x06sam.v1\x1a\x16sam/v1/embedding.proto\x1a\x12sam/v1/image.proto\x1a\x13sam/v1/tensor.proto\x1a\x13sam/v1/timing.proto\"\xf7\x02\n\x13SegmentImageRequest\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x16.sam.v1.ImageReferenceH\x00\x12+\n\tembedding\x18\x02 \x01(\x0b\x32\x16.sam.v1.ImageEmbeddingH\x00\x12\x1f\n\x07prompts\x18\x03 \x03(\x0b\x32\x0e.sam.v1.Prompt\x12\x1d\n\x10multimask_output\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x1b\n\x0emask_threshold\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12+\n\rmask_encoding\x18\x06 \x01(\x0e\x32\x14.sam.v1.MaskEncoding\x12(\n\x0clow_res_view\x18\x07 \x01(\x0e\x32\x12.sam.v1.LowResView\x12\x15\n\rremember_mask\x18\x08 \x01(\x08\x12\r\n\x05model\x18\t \x01(\tB\x08\n\x06sourceB\x13\n\x11_multimask_outputB\x11\n\x0f_mask_threshold\"\xd2\x01\n\x14SegmentImageResponse\x12%\n\x07results\x18\x01 \x03(\x0b\x32\x14.sam.v1.PromptResult\x12)\n\tembedding\x18\x02 \x01(\x0b\x32\x16.sam.v1.ImageEmbedding\x12)\n\x0c\x63\x61\x63he_status\x18\x03 \x01(\x0e\x32\x13.sam.v1.CacheStatus\x12\x16\n\x0eimage_id_moved\x18\x04 \x01(\x08\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.sam.v1.StageTimings\"+\n\x0cPromptResult\x12\x1b\n\x05masks\x18\x01 \x03(\x0b\x32\x0c.sam.v1.Mask\"\x8e\x01\n\x06Prompt\x12\x1d\n\x06points\x18\x01 \x03(\x0b\x32\r.sam.v1.Point\x12\x18\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0b.sam.v1.Box\x12$\n\nmask_input\x18\x03 \x01(\x0b\x32\x0e.sam.v1.TensorH\x00\x12\x1d\n\x13use_remembered_mask\x18\x04 \x01(\x08H\x00\x42\x06\n\x04mask\"@\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12!\n\x05label\x18\x03 \x01(\x0e\x32\x12.sam.v1.PointLabel\"A\n\x03\x42ox\x12\r\n\x05x_min\x18\x01 \x01(\x02\x12\r\n\x05y_min\x18\x02 \x01(\x02\x12\r\n\x05x_max\x18\x03 \x01(\x02\x12\r\n\x05y_max\x18\x04 \x01(\x02\"\xd4\x01\n\x04Mask\x12\x1a\n\x03rle\x18\x01 \x01(\x0b\x32\x0b.sam.v1.RleH\x00\x12\r\n\x03png\x18\x02 \x01(\x0cH\x00\x12 \n\x06\x62itmap\x18\x03 \x01(\x0b\x32\x0e.sam.v1.BitmapH\x00\x12\x16\n\x0eiou_prediction\x18\x04 \x01(\x02\x12(\n\x0elow_res_logits\x18\x05 \x01(\x0b\x32\x0e.sam.v1.TensorH\x01\x12(\n\x0elow_res_bitmap\x18\x06 \x01(\x0b\x32\x0e.sam.v1.BitmapH\x01\x42\x08\n\x06pixelsB\t\n\x07low_res\"6\n\x03Rle\x12\x1f\n\x04size\x18\x01 \x01(\x0b\x32\x11.sam.v1.ImageSize\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\x0c\"u\n\x06\x42itmap\x12\x1f\n\x04size\x18\x01 \x01(\x0b\x32\x11.sam.v1.ImageSize\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\x0c\n\x04left\x18\x03 \x01(\r\x12!\n\x06region\x18\x04 \x01(\x0b\x32\x11.sam.v1.ImageSize\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"L\n\x13GetEmbeddingRequest\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12#\n\x04view\x18\x02 \x01(\x0e\x32\x15.sam.v1.EmbeddingView\"A\n\x14GetEmbeddingResponse\x12)\n\tembedding\x18\x01 \x01(\x0b\x32\x16.sam.v1.ImageEmbedding\"9\n\x16\x44\x65leteEmbeddingRequest\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05purge\x18\x02 \x01(\x08\"\x19\n\x17\x44\x65leteEmbeddingResponse\"\x11\n\x0fGetModelRequest\"0\n\x10GetModelResponse\x12\x1c\n\x05model\x18\x01 \x01(\x0b\x32\r.sam.v1.Model*a\n\nPointLabel\x12\x1b\n\x17POINT_LABEL_UNSPECIFIED\x10\x00\x12\x1a\n\x16POINT_LABEL_FOREGROUND\x10\x01\x12\x1a\n\x16POINT_LABEL_BACKGROUND\x10\x02*\x8d\x01\n\x0cMaskEncoding\x12\x1d\n\x19MASK_ENCODING_UNSPECIFIED\x10\x00\x12\x15\n\x11MASK_ENCODING_RLE\x10\x01\x12\x15\n\x11MASK_ENCODING_PNG\x10\x02\x12\x18\n\x14MASK_ENCODING_BITMAP\x10\x03\x12\x16\n\x12MASK_ENCODING_NONE\x10\x04*s\n\nLowResView\x12\x1c\n\x18LOW_RES_VIEW_UNSPECIFIED\x10\x00\x12\x15\n\x11LOW_RES_VIEW_NONE\x10\x01\x12\x17\n\x13LOW_RES_VIEW_LOGITS\x10\x02\x12\x17\n\x13LOW_RES_VIEW_BITMAP\x10\x03\x32\xcd\x02\n\x0e\x44\x65\x63oderService\x12N\n\x0cSegmentImage\x12\x1b.sam.v1.SegmentImageRequest\x1a\x1c.sam.v1.SegmentImageResponse\"\x03\x90\x02\x02\x12N\n\x0cGetEmbedding\x12\x1b.sam.v1.GetEmbeddingRequest\x1a\x1c.sam.v1.GetEmbeddingResponse\"\x03\x90\x02\x01\x12W\n\x0f\x44\x65leteEmbedding\x12\x1e.sam.v1.DeleteEmbeddingRequest\x1a\x1f.sam.v1.DeleteEmbeddingResponse\"\x03\x90\x02\x02\x12\x42\n\x08GetModel\x12\x17.sam.v1.GetModelRequest\x1a\x18.sam.v1.GetModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csam/v1/decoder_service.proto\x12\x06sam.v1\x1a\x16sam/v1/embedding.proto\x1a\x12sam/v1/image.proto\x1a\x13sam/v1/tensor.proto\x1a\x13sam/v1/timing.proto\"\xf7\x02\n\x13SegmentImageRequest\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x16.sam.v1.ImageReferenceH\x00\x12+\n\tembedding\x18\x02 \x01(\x0b\x32\x16.sam.v1.ImageEmbeddingH\x00\x12\x1f\n\x07prompts\x18\x03 \x03(\x0b\x32\x0e.sam.v1.Prompt\x12\x1d\n\x10multimask_output\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x1b\n\x0emask_threshold\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12+\n\rmask_encoding\x18\x06 \x01(\x0e\x32\x14.sam.v1.MaskEncoding\x12(\n\x0clow_res_view\x18\x07 \x01(\x0e\x32\x12.sam.v1.LowResView\x12\x15\n\rremember_mask\x18\x08 \x01(\x08\x12\r\n\x05model\x18\t \x01(\tB\x08\n\x06sourceB\x13\n\x11_multimask_outputB\x11\n\x0f_mask_threshold\"\xd2\x01\n\x14SegmentImageResponse\x12%\n\x07results\x18\x01 \x03(\x0b\x32\x14.sam.v1.PromptResult\x12)\n\tembedding\x18\x02 \x01(\x0b\x32\x16.sam.v1.ImageEmbedding\x12)\n\x0c\x63\x61\x63he_status\x18\x03 \x01(\x0e\x32\x13.sam.v1.CacheStatus\x12\x16\n\x0eimage_id_moved\x18\x04 \x01(\x08\x12%\n\x07timings\x18\x05 \x01(\x0b\x32\x14.sam.v1.StageTimings\"+\n\x0cPromptResult\x12\x1b\n\x05masks\x18\x01 \x03(\x0b\x32\x0c.sam.v1.Mask\"\x8e\x01\n\x06Prompt\x12\x1d\n\x06points\x18\x01 \x03(\x0b\x32\r.sam.v1.Point\x12\x18\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0b.sam.v1.Box\x12$\n\nmask_input\x18\x03 \x01(\x0b\x32\x0e.sam.v1.TensorH\x00\x12\x1d\n\x13use_remembered_mask\x18\x04 \x01(\x08H\x00\x42\x06\n\x04mask\"@\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12!\n\x05label\x18\x03 \x01(\x0e\x32\x12.sam.v1.PointLabel\"A\n\x03\x42ox\x12\r\n\x05x_min\x18\x01 \x01(\x02\x12\r\n\x05y_min\x18\x02 \x01(\x02\x12\r\n\x05x_max\x18\x03 \x01(\x02\x12\r\n\x05y_max\x18\x04 \x01(\x02\"\xd4\x01\n\x04Mask\x12\x1a\n\x03rle\x18\x01 \x01(\x0b\x32\x0b.sam.v1.RleH\x00\x12\r\n\x03png\x18\x02 \x01(\x0cH\x00\x12 \n\x06\x62itmap\x18\x03 \x01(\x0b\x32\x0e.sam.v1.BitmapH\x00\x12\x16\n\x0eiou_prediction\x18\x04 \x01(\x02\x12(\n\x0elow_res_logits\x18\x05 \x01(\x0b\x32\x0e.sam.v1.TensorH\x01\x12(\n\x0elow_res_bitmap\x18\x06 \x01(\x0b\x32\x0e.sam.v1.BitmapH\x01\x42\x08\n\x06pixelsB\t\n\x07low_res\"6\n\x03Rle\x12\x1f\n\x04size\x18\x01 \x01(\x0b\x32\x11.sam.v1.ImageSize\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\x0c\"u\n\x06\x42itmap\x12\x1f\n\x04size\x18\x01 \x01(\x0b\x32\x11.sam.v1.ImageSize\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\x0c\n\x04left\x18\x03 \x01(\r\x12!\n\x06region\x18\x04 \x01(\x0b\x32\x11.sam.v1.ImageSize\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\xc6\x03\n\x18SegmentEverythingRequest\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x16.sam.v1.ImageReferenceH\x00\x12+\n\tembedding\x18\x02 \x01(\x0b\x32\x16.sam.v1.ImageEmbeddingH\x00\x12\x17\n\x0fpoints_per_side\x18\x03 \x01(\r\x12\x1f\n\x12pred_iou_threshold\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12&\n\x19stability_score_threshold\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12#\n\x16stability_score_offset\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x1e\n\x11\x62ox_nms_threshold\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12\x1b\n\x0emask_threshold\x18\x08 \x01(\x02H\x05\x88\x01\x01\x12\r\n\x05model\x18\t \x01(\tB\x08\n\x06sourceB\x15\n\x13_pred_iou_thresholdB\x1c\n\x1a_stability_score_thresholdB\x19\n\x17_stability_score_offsetB\x14\n\x12_box_nms_thresholdB\x11\n\x0f_mask_threshold\"\x8e\x01\n\x19SegmentEverythingResponse\x12\x35\n\x08progress\x18\x01 \x01(\x0b\x32!.sam.v1.SegmentEverythingProgressH\x00\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32\x1f.sam.v1.SegmentEverythingResultH\x00\x42\x07\n\x05\x65vent\"[\n\x19SegmentEverythingProgress\x12\x13\n\x0bpoints_done\x18\x01 \x01(\r\x12\x14\n\x0cpoints_total\x18\x02 \x01(\r\x12\x13\n\x0bmasks_found\x18\x03 \x01(\r\"\xd0\x01\n\x17SegmentEverythingResult\x12 \n\x05masks\x18\x01 \x03(\x0b\x32\x11.sam.v1.FoundMask\x12)\n\tembedding\x18\x02 \x01(\x0b\x32\x16.sam.v1.ImageEmbedding\x12)\n\x0c\x63\x61\x63he_status\x18\x03 \x01(\x0e\x32\x13.sam.v1.CacheStatus\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.sam.v1.StageTimings\x12\x16\n\x0eimage_id_moved\x18\x05 \x01(\x08\"\x86\x01\n\tFoundMask\x12\x1a\n\x04mask\x18\x01 \x01(\x0b\x32\x0c.sam.v1.Mask\x12\x18\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0b.sam.v1.Box\x12\x0c\n\x04\x61rea\x18\x03 \x01(\r\x12\x1c\n\x05point\x18\x04 \x01(\x0b\x32\r.sam.v1.Point\x12\x17\n\x0fstability_score\x18\x05 \x01(\x02\"L\n\x13GetEmbeddingRequest\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12#\n\x04view\x18\x02 \x01(\x0e\x32\x15.sam.v1.EmbeddingView\"A\n\x14GetEmbeddingResponse\x12)\n\tembedding\x18\x01 \x01(\x0b\x32\x16.sam.v1.ImageEmbedding\"9\n\x16\x44\x65leteEmbeddingRequest\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05purge\x18\x02 \x01(\x08\"\x19\n\x17\x44\x65leteEmbeddingResponse\"\x11\n\x0fGetModelRequest\"0\n\x10GetModelResponse\x12\x1c\n\x05model\x18\x01 \x01(\x0b\x32\r.sam.v1.Model*a\n\nPointLabel\x12\x1b\n\x17POINT_LABEL_UNSPECIFIED\x10\x00\x12\x1a\n\x16POINT_LABEL_FOREGROUND\x10\x01\x12\x1a\n\x16POINT_LABEL_BACKGROUND\x10\x02*\x8d\x01\n\x0cMaskEncoding\x12\x1d\n\x19MASK_ENCODING_UNSPECIFIED\x10\x00\x12\x15\n\x11MASK_ENCODING_RLE\x10\x01\x12\x15\n\x11MASK_ENCODING_PNG\x10\x02\x12\x18\n\x14MASK_ENCODING_BITMAP\x10\x03\x12\x16\n\x12MASK_ENCODING_NONE\x10\x04*s\n\nLowResView\x12\x1c\n\x18LOW_RES_VIEW_UNSPECIFIED\x10\x00\x12\x15\n\x11LOW_RES_VIEW_NONE\x10\x01\x12\x17\n\x13LOW_RES_VIEW_LOGITS\x10\x02\x12\x17\n\x13LOW_RES_VIEW_BITMAP\x10\x03\x32\xae\x03\n\x0e\x44\x65\x63oderService\x12N\n\x0cSegmentImage\x12\x1b.sam.v1.SegmentImageRequest\x1a\x1c.sam.v1.SegmentImageResponse\"\x03\x90\x02\x02\x12_\n\x11SegmentEverything\x12 .sam.v1.SegmentEverythingRequest\x1a!.sam.v1.SegmentEverythingResponse\"\x03\x90\x02\x02\x30\x01\x12N\n\x0cGetEmbedding\x12\x1b.sam.v1.GetEmbeddingRequest\x1a\x1c.sam.v1.GetEmbeddingResponse\"\x03\x90\x02\x01\x12W\n\x0f\x44\x65leteEmbedding\x12\x1e.sam.v1.DeleteEmbeddingRequest\x1a\x1f.sam.v1.DeleteEmbeddingResponse\"\x03\x90\x02\x02\x12\x42\n\x08GetModel\x12\x17.sam.v1.GetModelRequest\x1a\x18.sam.v1.GetModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,18 +37,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DECODERSERVICE'].methods_by_name['SegmentImage']._loaded_options = None
   _globals['_DECODERSERVICE'].methods_by_name['SegmentImage']._serialized_options = b'\220\002\002'
+  _globals['_DECODERSERVICE'].methods_by_name['SegmentEverything']._loaded_options = None
+  _globals['_DECODERSERVICE'].methods_by_name['SegmentEverything']._serialized_options = b'\220\002\002'
   _globals['_DECODERSERVICE'].methods_by_name['GetEmbedding']._loaded_options = None
   _globals['_DECODERSERVICE'].methods_by_name['GetEmbedding']._serialized_options = b'\220\002\001'
   _globals['_DECODERSERVICE'].methods_by_name['DeleteEmbedding']._loaded_options = None
   _globals['_DECODERSERVICE'].methods_by_name['DeleteEmbedding']._serialized_options = b'\220\002\002'
   _globals['_DECODERSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_DECODERSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
-  _globals['_POINTLABEL']._serialized_start=1730
-  _globals['_POINTLABEL']._serialized_end=1827
-  _globals['_MASKENCODING']._serialized_start=1830
-  _globals['_MASKENCODING']._serialized_end=1971
-  _globals['_LOWRESVIEW']._serialized_start=1973
-  _globals['_LOWRESVIEW']._serialized_end=2088
+  _globals['_POINTLABEL']._serialized_start=2773
+  _globals['_POINTLABEL']._serialized_end=2870
+  _globals['_MASKENCODING']._serialized_start=2873
+  _globals['_MASKENCODING']._serialized_end=3014
+  _globals['_LOWRESVIEW']._serialized_start=3016
+  _globals['_LOWRESVIEW']._serialized_end=3131
   _globals['_SEGMENTIMAGEREQUEST']._serialized_start=127
   _globals['_SEGMENTIMAGEREQUEST']._serialized_end=502
   _globals['_SEGMENTIMAGERESPONSE']._serialized_start=505
@@ -67,18 +69,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RLE']._serialized_end=1309
   _globals['_BITMAP']._serialized_start=1311
   _globals['_BITMAP']._serialized_end=1428
-  _globals['_GETEMBEDDINGREQUEST']._serialized_start=1430
-  _globals['_GETEMBEDDINGREQUEST']._serialized_end=1506
-  _globals['_GETEMBEDDINGRESPONSE']._serialized_start=1508
-  _globals['_GETEMBEDDINGRESPONSE']._serialized_end=1573
-  _globals['_DELETEEMBEDDINGREQUEST']._serialized_start=1575
-  _globals['_DELETEEMBEDDINGREQUEST']._serialized_end=1632
-  _globals['_DELETEEMBEDDINGRESPONSE']._serialized_start=1634
-  _globals['_DELETEEMBEDDINGRESPONSE']._serialized_end=1659
-  _globals['_GETMODELREQUEST']._serialized_start=1661
-  _globals['_GETMODELREQUEST']._serialized_end=1678
-  _globals['_GETMODELRESPONSE']._serialized_start=1680
-  _globals['_GETMODELRESPONSE']._serialized_end=1728
-  _globals['_DECODERSERVICE']._serialized_start=2091
-  _globals['_DECODERSERVICE']._serialized_end=2424
+  _globals['_SEGMENTEVERYTHINGREQUEST']._serialized_start=1431
+  _globals['_SEGMENTEVERYTHINGREQUEST']._serialized_end=1885
+  _globals['_SEGMENTEVERYTHINGRESPONSE']._serialized_start=1888
+  _globals['_SEGMENTEVERYTHINGRESPONSE']._serialized_end=2030
+  _globals['_SEGMENTEVERYTHINGPROGRESS']._serialized_start=2032
+  _globals['_SEGMENTEVERYTHINGPROGRESS']._serialized_end=2123
+  _globals['_SEGMENTEVERYTHINGRESULT']._serialized_start=2126
+  _globals['_SEGMENTEVERYTHINGRESULT']._serialized_end=2334
+  _globals['_FOUNDMASK']._serialized_start=2337
+  _globals['_FOUNDMASK']._serialized_end=2471
+  _globals['_GETEMBEDDINGREQUEST']._serialized_start=2473
+  _globals['_GETEMBEDDINGREQUEST']._serialized_end=2549
+  _globals['_GETEMBEDDINGRESPONSE']._serialized_start=2551
+  _globals['_GETEMBEDDINGRESPONSE']._serialized_end=2616
+  _globals['_DELETEEMBEDDINGREQUEST']._serialized_start=2618
+  _globals['_DELETEEMBEDDINGREQUEST']._serialized_end=2675
+  _globals['_DELETEEMBEDDINGRESPONSE']._serialized_start=2677
+  _globals['_DELETEEMBEDDINGRESPONSE']._serialized_end=2702
+  _globals['_GETMODELREQUEST']._serialized_start=2704
+  _globals['_GETMODELREQUEST']._serialized_end=2721
+  _globals['_GETMODELRESPONSE']._serialized_start=2723
+  _globals['_GETMODELRESPONSE']._serialized_end=2771
+  _globals['_DECODERSERVICE']._serialized_start=3134
+  _globals['_DECODERSERVICE']._serialized_end=3564
 # @@protoc_insertion_point(module_scope)

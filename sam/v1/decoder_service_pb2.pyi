@@ -205,7 +205,8 @@ class SegmentImageResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     cache_status: _embedding_pb2.CacheStatus.ValueType
     """Where the embedding came from: `CACHE_STATUS_HIT` for a stored one,
-    `CACHE_STATUS_BYPASS` for one carried in the request.
+    `CACHE_STATUS_BYPASS` for one carried in the request, and where the
+    request's `image_id` could not be bound.
     """
     image_id_moved: _builtins.bool
     """Whether the request's `image_id` was bound to another image before this
@@ -507,6 +508,249 @@ class Bitmap(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Bitmap: _TypeAlias = Bitmap  # noqa: Y015
+
+@_typing.final
+class SegmentEverythingRequest(_message.Message):
+    """The request of `SegmentEverything`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    POINTS_PER_SIDE_FIELD_NUMBER: _builtins.int
+    PRED_IOU_THRESHOLD_FIELD_NUMBER: _builtins.int
+    STABILITY_SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    STABILITY_SCORE_OFFSET_FIELD_NUMBER: _builtins.int
+    BOX_NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    MASK_THRESHOLD_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    points_per_side: _builtins.int
+    """The points along each side of the grid, 1 to 64. If 0, 32."""
+    pred_iou_threshold: _builtins.float
+    """Masks with a predicted IoU of at most this are dropped. If 0 or less, none
+    is. Default 0.88.
+    """
+    stability_score_threshold: _builtins.float
+    """Masks with a stability score below this are dropped. If 0 or less, none
+    is. Default 0.95.
+    """
+    stability_score_offset: _builtins.float
+    """How far the mask threshold is moved, up and down, for the stability score:
+    the IoU of the two masks. Finite, not negative. Default 1.0.
+    """
+    box_nms_threshold: _builtins.float
+    """Of two masks whose boxes have an IoU above this, the one with the lower
+    predicted IoU is dropped. Default 0.7.
+    """
+    mask_threshold: _builtins.float
+    """The logit above which a pixel belongs to the mask. Finite. Default 0.0."""
+    model: _builtins.str
+    """The model that the caller expects, as in `SegmentImageRequest`."""
+    @_builtins.property
+    def image(self) -> _image_pb2.ImageReference:
+        """An image whose embedding is stored."""
+
+    @_builtins.property
+    def embedding(self) -> _embedding_pb2.ImageEmbedding:
+        """An embedding carried in the request, in the full view."""
+
+    def __init__(
+        self,
+        *,
+        image: _image_pb2.ImageReference | None = ...,
+        embedding: _embedding_pb2.ImageEmbedding | None = ...,
+        points_per_side: _builtins.int = ...,
+        pred_iou_threshold: _builtins.float | None = ...,
+        stability_score_threshold: _builtins.float | None = ...,
+        stability_score_offset: _builtins.float | None = ...,
+        box_nms_threshold: _builtins.float | None = ...,
+        mask_threshold: _builtins.float | None = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_mask_threshold", b"_mask_threshold", "_pred_iou_threshold", b"_pred_iou_threshold", "_stability_score_offset", b"_stability_score_offset", "_stability_score_threshold", b"_stability_score_threshold", "box_nms_threshold", b"box_nms_threshold", "embedding", b"embedding", "image", b"image", "mask_threshold", b"mask_threshold", "pred_iou_threshold", b"pred_iou_threshold", "source", b"source", "stability_score_offset", b"stability_score_offset", "stability_score_threshold", b"stability_score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_mask_threshold", b"_mask_threshold", "_pred_iou_threshold", b"_pred_iou_threshold", "_stability_score_offset", b"_stability_score_offset", "_stability_score_threshold", b"_stability_score_threshold", "box_nms_threshold", b"box_nms_threshold", "embedding", b"embedding", "image", b"image", "mask_threshold", b"mask_threshold", "model", b"model", "points_per_side", b"points_per_side", "pred_iou_threshold", b"pred_iou_threshold", "source", b"source", "stability_score_offset", b"stability_score_offset", "stability_score_threshold", b"stability_score_threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__box_nms_threshold: _TypeAlias = _typing.Literal["box_nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__box_nms_threshold: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__mask_threshold: _TypeAlias = _typing.Literal["mask_threshold"]  # noqa: Y015
+    _WhichOneofArgType__mask_threshold: _TypeAlias = _typing.Literal["_mask_threshold", b"_mask_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__pred_iou_threshold: _TypeAlias = _typing.Literal["pred_iou_threshold"]  # noqa: Y015
+    _WhichOneofArgType__pred_iou_threshold: _TypeAlias = _typing.Literal["_pred_iou_threshold", b"_pred_iou_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__stability_score_offset: _TypeAlias = _typing.Literal["stability_score_offset"]  # noqa: Y015
+    _WhichOneofArgType__stability_score_offset: _TypeAlias = _typing.Literal["_stability_score_offset", b"_stability_score_offset"]  # noqa: Y015
+    _WhichOneofReturnType__stability_score_threshold: _TypeAlias = _typing.Literal["stability_score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__stability_score_threshold: _TypeAlias = _typing.Literal["_stability_score_threshold", b"_stability_score_threshold"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["image", "embedding"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__box_nms_threshold) -> _WhichOneofReturnType__box_nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask_threshold) -> _WhichOneofReturnType__mask_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pred_iou_threshold) -> _WhichOneofReturnType__pred_iou_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stability_score_offset) -> _WhichOneofReturnType__stability_score_offset | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stability_score_threshold) -> _WhichOneofReturnType__stability_score_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___SegmentEverythingRequest: _TypeAlias = SegmentEverythingRequest  # noqa: Y015
+
+@_typing.final
+class SegmentEverythingResponse(_message.Message):
+    """A message of the answer to `SegmentEverything`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___SegmentEverythingProgress:
+        """How far the work is. Comes several times, before the result."""
+
+    @_builtins.property
+    def result(self) -> Global___SegmentEverythingResult:
+        """All masks. Comes once, last."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___SegmentEverythingProgress | None = ...,
+        result: Global___SegmentEverythingResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___SegmentEverythingResponse: _TypeAlias = SegmentEverythingResponse  # noqa: Y015
+
+@_typing.final
+class SegmentEverythingProgress(_message.Message):
+    """How far a `SegmentEverything` is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_DONE_FIELD_NUMBER: _builtins.int
+    POINTS_TOTAL_FIELD_NUMBER: _builtins.int
+    MASKS_FOUND_FIELD_NUMBER: _builtins.int
+    points_done: _builtins.int
+    """The points of the grid that have been decoded."""
+    points_total: _builtins.int
+    """The points of the grid."""
+    masks_found: _builtins.int
+    """The masks kept so far, duplicates included."""
+    def __init__(
+        self,
+        *,
+        points_done: _builtins.int = ...,
+        points_total: _builtins.int = ...,
+        masks_found: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["masks_found", b"masks_found", "points_done", b"points_done", "points_total", b"points_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SegmentEverythingProgress: _TypeAlias = SegmentEverythingProgress  # noqa: Y015
+
+@_typing.final
+class SegmentEverythingResult(_message.Message):
+    """What `SegmentEverything` found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASKS_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    CACHE_STATUS_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_MOVED_FIELD_NUMBER: _builtins.int
+    cache_status: _embedding_pb2.CacheStatus.ValueType
+    """Where the embedding came from, as in `SegmentImageResponse`."""
+    image_id_moved: _builtins.bool
+    """Whether the request's `image_id` was bound to another image before this
+    call.
+    """
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundMask]:
+        """The masks, the highest predicted IoU first."""
+
+    @_builtins.property
+    def embedding(self) -> _embedding_pb2.ImageEmbedding:
+        """The embedding used, in the basic view."""
+
+    @_builtins.property
+    def timings(self) -> _timing_pb2.StageTimings:
+        """How long the stages took."""
+
+    def __init__(
+        self,
+        *,
+        masks: _abc.Iterable[Global___FoundMask] | None = ...,
+        embedding: _embedding_pb2.ImageEmbedding | None = ...,
+        cache_status: _embedding_pb2.CacheStatus.ValueType = ...,
+        timings: _timing_pb2.StageTimings | None = ...,
+        image_id_moved: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "timings", b"timings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_status", b"cache_status", "embedding", b"embedding", "image_id_moved", b"image_id_moved", "masks", b"masks", "timings", b"timings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SegmentEverythingResult: _TypeAlias = SegmentEverythingResult  # noqa: Y015
+
+@_typing.final
+class FoundMask(_message.Message):
+    """A mask that `SegmentEverything` found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASK_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    AREA_FIELD_NUMBER: _builtins.int
+    POINT_FIELD_NUMBER: _builtins.int
+    STABILITY_SCORE_FIELD_NUMBER: _builtins.int
+    area: _builtins.int
+    """The pixels of the mask."""
+    stability_score: _builtins.float
+    """The IoU of the mask at a higher threshold with that at a lower one."""
+    @_builtins.property
+    def mask(self) -> Global___Mask:
+        """The mask as run lengths, with its predicted IoU."""
+
+    @_builtins.property
+    def box(self) -> Global___Box:
+        """The positions of the mask's first and last column and row, in pixels: a
+        mask of one pixel has a box of no extent, as upstream's.
+        """
+
+    @_builtins.property
+    def point(self) -> Global___Point:
+        """The point of the grid that found it."""
+
+    def __init__(
+        self,
+        *,
+        mask: Global___Mask | None = ...,
+        box: Global___Box | None = ...,
+        area: _builtins.int = ...,
+        point: Global___Point | None = ...,
+        stability_score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask", "point", b"point"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "mask", b"mask", "point", b"point", "stability_score", b"stability_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoundMask: _TypeAlias = FoundMask  # noqa: Y015
 
 @_typing.final
 class GetEmbeddingRequest(_message.Message):

@@ -45,6 +45,11 @@ class DecoderServiceStub:
                 request_serializer=sam_dot_v1_dot_decoder__service__pb2.SegmentImageRequest.SerializeToString,
                 response_deserializer=sam_dot_v1_dot_decoder__service__pb2.SegmentImageResponse.FromString,
                 _registered_method=True)
+        self.SegmentEverything = channel.unary_stream(
+                '/sam.v1.DecoderService/SegmentEverything',
+                request_serializer=sam_dot_v1_dot_decoder__service__pb2.SegmentEverythingRequest.SerializeToString,
+                response_deserializer=sam_dot_v1_dot_decoder__service__pb2.SegmentEverythingResponse.FromString,
+                _registered_method=True)
         self.GetEmbedding = channel.unary_unary(
                 '/sam.v1.DecoderService/GetEmbedding',
                 request_serializer=sam_dot_v1_dot_decoder__service__pb2.GetEmbeddingRequest.SerializeToString,
@@ -93,6 +98,19 @@ class DecoderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SegmentEverything(self, request, context):
+        """Predicts the masks of all that a grid of points finds, without prompts of
+        the caller's: upstream's automatic mask generator, on the whole image.
+        Progress comes first, in several messages, then one message with the
+        masks. Cancelling the call stops the work. Safe to retry.
+
+        Errors: those of `SegmentImage`; `PROMPT_INVALID` is `REQUEST_INVALID`
+        here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetEmbedding(self, request, context):
         """Returns the stored embedding that an image_id is bound to, and extends its
         expiry.
@@ -128,6 +146,11 @@ def add_DecoderServiceServicer_to_server(servicer, server):
                     servicer.SegmentImage,
                     request_deserializer=sam_dot_v1_dot_decoder__service__pb2.SegmentImageRequest.FromString,
                     response_serializer=sam_dot_v1_dot_decoder__service__pb2.SegmentImageResponse.SerializeToString,
+            ),
+            'SegmentEverything': grpc.unary_stream_rpc_method_handler(
+                    servicer.SegmentEverything,
+                    request_deserializer=sam_dot_v1_dot_decoder__service__pb2.SegmentEverythingRequest.FromString,
+                    response_serializer=sam_dot_v1_dot_decoder__service__pb2.SegmentEverythingResponse.SerializeToString,
             ),
             'GetEmbedding': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEmbedding,
@@ -178,6 +201,33 @@ class DecoderService:
             '/sam.v1.DecoderService/SegmentImage',
             sam_dot_v1_dot_decoder__service__pb2.SegmentImageRequest.SerializeToString,
             sam_dot_v1_dot_decoder__service__pb2.SegmentImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SegmentEverything(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sam.v1.DecoderService/SegmentEverything',
+            sam_dot_v1_dot_decoder__service__pb2.SegmentEverythingRequest.SerializeToString,
+            sam_dot_v1_dot_decoder__service__pb2.SegmentEverythingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,15 @@ class DecoderServiceStub:
         the call's deadline.
       - `UNAUTHENTICATED` / `UNAUTHENTICATED`: no valid key.
     """
+    SegmentEverything: _grpc.UnaryStreamMultiCallable[_decoder_service_pb2.SegmentEverythingRequest, _decoder_service_pb2.SegmentEverythingResponse]
+    """Predicts the masks of all that a grid of points finds, without prompts of
+    the caller's: upstream's automatic mask generator, on the whole image.
+    Progress comes first, in several messages, then one message with the
+    masks. Cancelling the call stops the work. Safe to retry.
+
+    Errors: those of `SegmentImage`; `PROMPT_INVALID` is `REQUEST_INVALID`
+    here.
+    """
     GetEmbedding: _grpc.UnaryUnaryMultiCallable[_decoder_service_pb2.GetEmbeddingRequest, _decoder_service_pb2.GetEmbeddingResponse]
     """Returns the stored embedding that an image_id is bound to, and extends its
     expiry.
@@ -101,6 +110,15 @@ class DecoderServiceAsyncStub(DecoderServiceStub):
       - `DEADLINE_EXCEEDED` / `DEADLINE_EXCEEDED`: it was not finished before
         the call's deadline.
       - `UNAUTHENTICATED` / `UNAUTHENTICATED`: no valid key.
+    """
+    SegmentEverything: _aio.UnaryStreamMultiCallable[_decoder_service_pb2.SegmentEverythingRequest, _decoder_service_pb2.SegmentEverythingResponse]  # type: ignore[assignment]
+    """Predicts the masks of all that a grid of points finds, without prompts of
+    the caller's: upstream's automatic mask generator, on the whole image.
+    Progress comes first, in several messages, then one message with the
+    masks. Cancelling the call stops the work. Safe to retry.
+
+    Errors: those of `SegmentImage`; `PROMPT_INVALID` is `REQUEST_INVALID`
+    here.
     """
     GetEmbedding: _aio.UnaryUnaryMultiCallable[_decoder_service_pb2.GetEmbeddingRequest, _decoder_service_pb2.GetEmbeddingResponse]  # type: ignore[assignment]
     """Returns the stored embedding that an image_id is bound to, and extends its
@@ -149,6 +167,21 @@ class DecoderServiceServicer(metaclass=_abc_1.ABCMeta):
           - `DEADLINE_EXCEEDED` / `DEADLINE_EXCEEDED`: it was not finished before
             the call's deadline.
           - `UNAUTHENTICATED` / `UNAUTHENTICATED`: no valid key.
+        """
+
+    @_abc_1.abstractmethod
+    def SegmentEverything(
+        self,
+        request: _decoder_service_pb2.SegmentEverythingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_decoder_service_pb2.SegmentEverythingResponse], _abc.AsyncIterator[_decoder_service_pb2.SegmentEverythingResponse]]:
+        """Predicts the masks of all that a grid of points finds, without prompts of
+        the caller's: upstream's automatic mask generator, on the whole image.
+        Progress comes first, in several messages, then one message with the
+        masks. Cancelling the call stops the work. Safe to retry.
+
+        Errors: those of `SegmentImage`; `PROMPT_INVALID` is `REQUEST_INVALID`
+        here.
         """
 
     @_abc_1.abstractmethod

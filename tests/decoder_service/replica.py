@@ -53,9 +53,9 @@ class LostBackend(InProcessBackend):
         self._check()
         return await super().get(key, ttl_s=ttl_s)
 
-    async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
+    async def set(self, key: str, value: bytes, *, ttl_s: int, or_drop: bool = False) -> bool:
         self._check()
-        return await super().set(key, value, ttl_s=ttl_s)
+        return await super().set(key, value, ttl_s=ttl_s, or_drop=or_drop)
 
     def _check(self) -> None:
         if self.lost:

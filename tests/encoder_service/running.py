@@ -53,7 +53,7 @@ class LostBackend:
     async def get(self, key: str, *, ttl_s: int) -> bytes | None:
         raise StoreUnavailable("lost")
 
-    async def set(self, key: str, value: bytes, *, ttl_s: int) -> bool:
+    async def set(self, key: str, value: bytes, *, ttl_s: int, or_drop: bool = False) -> bool:
         raise StoreUnavailable("lost")
 
     async def claim(self, key: str, value: bytes, *, ttl_s: int) -> bool:

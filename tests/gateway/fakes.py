@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -157,6 +158,8 @@ class FakeDecoder(decoder_service_pb2_grpc.DecoderServiceServicer):
         self.timeouts: list[float] = []
         self.metadata: list[dict[str, str]] = []
         self.error: Exception | None = None
+        self.error_amid: Exception | None = None
+        self.everything = pb.SegmentEverythingRequest()
         self.masks: list[Mask] = []
         self.held = False
         self.entered = asyncio.Event()
@@ -191,6 +194,32 @@ class FakeDecoder(decoder_service_pb2_grpc.DecoderServiceServicer):
         response.timings.queue.FromMilliseconds(1)
         return response
 
+    async def SegmentEverything(  # noqa: N802 (the contract's name)
+        self, request: pb.SegmentEverythingRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.SegmentEverythingResponse]:
+        """Find a square in the middle of each cell of the grid, after a line of progress for each row of them."""
+        self.everything = request
+        embedding, moved = self._source(request, Caller.of(context).tenant)
+        size = Size(embedding.original_size.height, embedding.original_size.width)
+        side, found = request.points_per_side, []
+        for row in range(side):
+            for column in range(side):
+                point = pb.Point(x=(column + 0.5) * size.width / side, y=(row + 0.5) * size.height / side)
+                mask = encoded(square(pb.Prompt(points=[point]), size), pb.SegmentImageRequest(), 0.5)
+                box = pb.Box(x_min=point.x, y_min=point.y, x_max=point.x + 3, y_max=point.y + 2)
+                found.append(pb.FoundMask(mask=mask, point=point, box=box, area=12, stability_score=0.75))
+            progress = pb.SegmentEverythingProgress(
+                points_done=len(found), points_total=side * side, masks_found=len(found)
+            )
+            yield pb.SegmentEverythingResponse(progress=progress)
+            if self.held:
+                self.entered.set()
+                await self._hang()
+            if self.error_amid is not None:
+                raise self.error_amid
+        result = pb.SegmentEverythingResult(masks=found, embedding=embedding, cache_status=HIT, image_id_moved=moved)
+        yield pb.SegmentEverythingResponse(result=result)
+
     async def GetEmbedding(  # noqa: N802 (the contract's name)
         self, request: pb.GetEmbeddingRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetEmbeddingResponse:
@@ -223,7 +252,9 @@ class FakeDecoder(decoder_service_pb2_grpc.DecoderServiceServicer):
             self.cancelled.set()
             raise
 
-    def _source(self, request: pb.SegmentImageRequest, tenant: str) -> tuple[embedding_pb2.ImageEmbedding, bool]:
+    def _source(
+        self, request: pb.SegmentImageRequest | pb.SegmentEverythingRequest, tenant: str
+    ) -> tuple[embedding_pb2.ImageEmbedding, bool]:
         if request.WhichOneof("source") == "embedding":
             if request.embedding.model_fingerprint not in ("", FINGERPRINT):
                 raise EmbeddingInvalid("The embedding was computed by another checkpoint.")

@@ -75,6 +75,7 @@ class Stack:
         self.encoder.pages.clear()
         self.decoder.metadata.clear()
         self.decoder.masks, self.decoder.held = [], False
+        self.decoder.error_amid = None
         self.decoder.entered.clear()
         self.decoder.cancelled.clear()
 

@@ -82,6 +82,30 @@ def test_a_body_that_arrives_too_slowly_is_given_up(tight: Stack) -> None:
     assert (status, body["reason"]) == (504, "DEADLINE_EXCEEDED")
 
 
+def test_a_head_that_is_too_large_is_refused(tight: Stack) -> None:
+    """A header line without end gets 431 once it is over the bound, and the client gets to read that."""
+    with connection(tight) as stream:
+        stream.sendall(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nX-Long: " + b"a" * 200_000)
+        status, body = answer_of(stream)
+    assert (status, body["reason"]) == (431, "REQUEST_TOO_LARGE")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n"])
+def test_a_head_that_never_ends_is_given_up(tight: Stack, sent: bytes) -> None:
+    """A connection on which no whole head arrives is closed."""
+    with connection(tight) as stream:
+        stream.sendall(sent)
+        assert stream.recv(1) == b""
+
+
+def test_heads_are_bounded_each(tight: Stack) -> None:
+    """Many requests on one connection may have more headers together than one may have."""
+    with connection(tight) as stream:
+        for _ in range(8):
+            stream.sendall(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nX-Long: " + b"a" * 20_000 + b"\r\n\r\n")
+            assert answer_of(stream)[0] == 200
+
+
 def test_all_bodies_together_are_bounded() -> None:
     """What would take the bodies held over their bound gets 429 with Retry-After; afterwards there is room again."""
     with running_stack(bodies_max_bytes=25_000) as narrow:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from sam.embedding import Alias
 from sam.embedding_store import EmbeddingStore, RedisBackend
 from sam.embedding_store.redis_clients import describe
 from sam.errors import StoreUnavailable
+from sam.geometry import Size
 from tests.conftest import RedisServer, free_port, start_redis
 from tests.sam.test_embedding_store import ALIAS, DIGEST, MODEL, an_embedding, run
 
@@ -206,9 +208,31 @@ def test_a_stalled_redis_costs_one_time_out(own_redis: RedisServer) -> None:
     run(test)
 
 
+def test_an_image_id_that_could_not_be_moved_is_bound_to_nothing(own_redis: RedisServer) -> None:
+    """What an image_id was bound to before a failed move does not come back with Redis: it would be another picture."""
+
+    async def test() -> None:
+        store = EmbeddingStore(RedisBackend(own_redis.url, timeout_s=0.3), MODEL, ttl_s=60)
+        for image_id in ("moved", "kept"):
+            await store.store_alias("t", image_id, ALIAS)
+        os.kill(own_redis.process.pid, signal.SIGSTOP)
+        try:
+            await _refused(store.store_alias("t", "moved", Alias("11" * 32, Size(1, 1))))
+        finally:
+            os.kill(own_redis.process.pid, signal.SIGCONT)
+        async with asyncio.timeout(10):
+            while await _is_lost(store):  # noqa: ASYNC110 - there is no event for this
+                await asyncio.sleep(0.02)
+        assert await store.load_alias("t", "moved") is None
+        assert await store.load_alias("t", "kept") == ALIAS
+        await store.close()
+
+    run(test)
+
+
 async def _is_lost(store: EmbeddingStore) -> bool:
     try:
-        await store.load_alias("t", "x")
+        await store.load_alias("t", "anything")
     except StoreUnavailable:
         return True
     return False

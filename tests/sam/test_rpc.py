@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sam.auth import KeyRing
-from sam.errors import DecoderUnavailable, EmbeddingNotFound, InternalError, StartupError, Unauthenticated
+from sam.errors import DecoderUnavailable, EmbeddingNotFound, InternalError, SamovarError, StartupError, Unauthenticated
 from sam.rpc.caller import Caller, to_metadata
 from sam.rpc.channel import open_channel
 from sam.rpc.server import RpcServer
@@ -21,7 +21,7 @@ from sam.rpc.status import from_rpc_error
 from sam.settings import RpcServerSettings
 from sam.v1 import decoder_service_pb2 as pb
 from sam.v1 import decoder_service_pb2_grpc as pb_grpc
-from sam.v1 import embedding_pb2
+from sam.v1 import embedding_pb2, image_pb2
 from tests.conftest import free_port
 
 SERVICE = "sam.v1.DecoderService"
@@ -44,6 +44,15 @@ class EchoDecoder(pb_grpc.DecoderServiceServicer):
             await asyncio.sleep(0.5)
         tenant = Caller.of(context).tenant
         return pb.GetEmbeddingResponse(embedding=embedding_pb2.ImageEmbedding(image_id=tenant))
+
+    async def SegmentEverything(self, request: Any, context: Any) -> AsyncIterator[pb.SegmentEverythingResponse]:
+        """Count to three, and fail after that if asked to."""
+        for number in (1, 2, 3):
+            yield pb.SegmentEverythingResponse(progress=pb.SegmentEverythingProgress(points_done=number))
+        if request.image.image_id == "missing":
+            raise EmbeddingNotFound("It is not here.", field="image_id")
+        if request.image.image_id == "broken":
+            raise ValueError("secret details")
 
     async def _not_here(self, request: Any, context: Any) -> Any:
         raise InternalError("The echo answers GetEmbedding alone.")
@@ -164,6 +173,29 @@ def test_a_port_in_use_is_one_clear_line() -> None:
             with pytest.raises(StartupError, match="in use"):
                 async with serving(EchoDecoder(), port=port):
                     pass
+
+    run(test)
+
+
+@pytest.mark.parametrize(("image_id", "error"), [("", None), ("missing", EmbeddingNotFound), ("broken", InternalError)])
+def test_a_stream_ends_as_a_call_does(image_id: str, error: type[SamovarError] | None) -> None:
+    """What was sent before a failure arrives, and the failure is the error that was raised; faults stay inside."""
+
+    async def test() -> None:
+        async with serving(EchoDecoder()) as (_, port), open_channel(f"127.0.0.1:{port}", SERVICE) as channel:
+            request = pb.SegmentEverythingRequest(image=image_pb2.ImageReference(image_id=image_id))
+            got, raised, trailing = [], None, {}
+            try:
+                metadata = to_metadata("", "stream")
+                async for message in pb_grpc.DecoderServiceStub(channel).SegmentEverything(request, metadata=metadata):
+                    got.append(message.progress.points_done)
+            except grpc.aio.AioRpcError as failed:
+                raised = from_rpc_error(failed, unavailable=DecoderUnavailable)
+                trailing = dict(failed.trailing_metadata() or ())
+            assert got == [1, 2, 3]
+            assert raised is None or trailing["x-request-id"] == "stream"
+            assert type(raised) is (error or type(None))
+            assert "secret" not in str(raised)
 
     run(test)
 
