@@ -5,6 +5,8 @@
 #   PYTHON        the Python to build .venv with, 3.11 or later
 #   TORCH         cpu (default) or cuda: which build of torch is installed; kept until another is named
 #   TORCH_INDEX   where pip finds that build, if its own configuration does not: a URL, see tools/install_torch.sh
+#   TABLE         make faults, make compose-test: the Markdown file whose table is written anew, e.g. TABLE=docs/reliability.md
+#   DURATION      make soak: how long, in seconds; 600 if not said
 #   PIP_ARGS      more options for every pip install, e.g. --find-links or --index-url in a closed network
 
 SHELL := /bin/bash
@@ -15,6 +17,8 @@ ARGS ?=
 PYTHON ?= $(shell tools/find_python.sh)
 TORCH_INDEX ?=
 PIP_ARGS ?=
+TABLE ?=
+DURATION ?= 600
 
 VENV := .venv
 # What .venv was made with, so that TORCH=cuda need not be said again.
@@ -24,11 +28,11 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CODE := sam encoder_service decoder_service gateway samovar starter bench protos tests tools
 BUF_VERSION := 1.75.0
 
-.PHONY: help serve test lint proto docs bench clean
+.PHONY: help serve test acceptance faults compose-test soak lint proto docs bench clean
 
 help: ## Show this list
 	@echo "Samovar. The two to begin with: make serve, make test."
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 	@sed -nE 's/^#   ([A-Z_]+ .*)/  \1/p' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.ready-serve ## Set up if need be, and serve everything from one process (ARGS="--help" lists flags)
@@ -36,7 +40,27 @@ serve: $(VENV)/.ready-serve ## Set up if need be, and serve everything from one 
 
 test: $(VENV)/.ready-dev ## Set up if need be, and run the tests (ARGS="-k words" picks some)
 	@tools/ensure_redis.sh
+	@tools/ensure_chromium.sh
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+acceptance: $(VENV)/.ready-dev ## Drive it with real clients, the demo page in a browser among them
+	@tools/ensure_redis.sh
+	@tools/ensure_chromium.sh
+	@tools/ensure_acceptance.sh $(BIN)/python
+	@$(BIN)/python -m pytest -q -m acceptance $(ARGS)
+
+faults: $(VENV)/.ready-dev ## Inject every fault of the catalogue, and print what came of it (TABLE=FILE writes it, too)
+	@tools/ensure_redis.sh
+	@tools/ensure_dnsmasq.sh
+	@$(BIN)/python -m pytest -q -m faults tests/faults $(if $(TABLE),--table $(TABLE)) $(ARGS)
+
+compose-test: $(VENV)/.ready-dev ## Build the images, run the compose file in containers, scale and kill them (root; TABLE=FILE)
+	@tools/ensure_containers.sh
+	@exec $(BIN)/python -m tests.compose $(if $(TABLE),--table $(TABLE)) $(ARGS)
+
+soak: $(VENV)/.ready-dev ## Mix all kinds of clients for DURATION seconds, and hold memory, files and threads flat
+	@tools/ensure_redis.sh
+	@DURATION=$(DURATION) $(BIN)/python -m pytest -q -s -m soak tests/faults $(if $(TABLE),--table $(TABLE)) $(ARGS)
 
 lint: $(VENV)/.ready-dev ## Check style, types and the contract's form
 	$(BIN)/ruff check
@@ -48,8 +72,10 @@ lint: $(VENV)/.ready-dev ## Check style, types and the contract's form
 proto: $(VENV)/.ready-dev ## Generate sam/v1/ from protos/
 	$(BIN)/python protos/generate.py
 
-docs: $(VENV)/.ready-dev ## Write README's tables of settings and errors anew
+docs: $(VENV)/.ready-dev ## Write README's tables and the references of docs/ anew
 	$(BIN)/python -m tools.readme_tables
+	$(BIN)/python -m tools.http_reference
+	$(BIN)/python -m tools.grpc_reference
 
 bench: $(VENV)/.ready-dev ## List the benchmarks, each of which prints a table
 	@echo "Run one with: $(BIN)/python -m bench.NAME"; ls bench/*.py 2>/dev/null || echo "(none yet)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from decoder_service.service import decoder_running
 from decoder_service.settings import DecoderSettings
 from sam.command import main, settings_command
 from sam.embedding_store import RedisBackend
@@ -33,6 +32,9 @@ async def _serving(settings: DecoderSettings) -> AsyncIterator[None]:
         raise StartupError(f"--redis-url is no URL of a Redis such as redis://host:6379/0: {error}.") from None
     try:
         await backend.reach()
+        # Seconds of importing torch, for nothing if the store is not there.
+        from decoder_service.service import decoder_running
+
         async with decoder_running(settings, settings, settings.port, backend):
             yield
     finally:

@@ -66,6 +66,18 @@ class Answering:
         call = self._reception.admit(request, query_key, body.api_key)
         return await self._segmented(body, body.format or "json", render.segmentation, call)
 
+    async def segment_as(
+        self,
+        request: Request,
+        query_key: str | None,
+        other_key: str | None,
+        body: SegmentImageBody,
+        render_masks: Callable[[Outcome], tuple[bytes, str]],
+    ) -> Response:
+        """Segment a picture, the masks, which come as packed bits, rendered by the caller."""
+        call = self._reception.admit(request, query_key, other_key)
+        return await self._segmented(body, "polygons", lambda outcome, *_: render_masks(outcome), call)
+
     async def sam2_embed(self, request: Request, query_key: str | None, body: Sam2EmbedImageBody) -> Response:
         """Embed a picture; the answer has no embedding in it."""
         call = self._reception.admit(request, query_key, body.api_key)
@@ -101,9 +113,13 @@ class Answering:
 
     async def models(self, request: Request, query_key: str | None) -> Response:
         """List the models served: there is one."""
-        call = self._reception.admit(request, query_key)
-        model = await self._services.decoder.get_model(call)
+        model = await self.model(request, query_key)
         return Response(render.models_json(model), 200, None, render.JSON)
+
+    async def model(self, request: Request, query_key: str | None, other_key: str | None = None) -> embedding_pb2.Model:
+        """Return the model served."""
+        call = self._reception.admit(request, query_key, other_key)
+        return await self._services.decoder.get_model(call)
 
     async def _embedded(self, body: ImageBody, features: bool, call: Call) -> Outcome:
         image, image_id = body.image, body.image_id or ""

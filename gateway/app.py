@@ -15,6 +15,8 @@ from gateway.everything.asking import EverythingAsker
 from gateway.headers import EXPOSED
 from gateway.middleware import RequestMiddleware
 from gateway.readiness import Readiness
+from gateway.routes.anylabeling import anylabeling_router
+from gateway.routes.demo import demo_router
 from gateway.routes.embeddings import embeddings_router
 from gateway.routes.everything import everything_router
 from gateway.routes.models import models_router
@@ -60,7 +62,10 @@ def build_app(options: GatewayOptions, services: Services, readiness: Readiness,
     app.include_router(embeddings_router(answering, limits))
     app.include_router(sam2_router(answering, limits))
     app.include_router(models_router(answering, limits))
-    app.include_router(surroundings_router(readiness))
+    app.include_router(anylabeling_router(answering, limits))
+    app.include_router(surroundings_router(readiness, has_demo=options.demo))
+    if options.demo:
+        app.include_router(demo_router())
     origins = [origin.strip() for origin in options.cors_origins.split(",") if origin.strip()]
     if origins:
         app.add_middleware(

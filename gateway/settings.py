@@ -49,6 +49,7 @@ class GatewayOptions(AuthSettings):
         "",
         description="Web origins, separated by commas, whose pages may read answers; * for all. Empty: none.",
     )
+    demo: bool = Field(True, description="Whether the demo page is served, at /demo.")
     drain_s: float = Field(10, ge=0, description="How long accepted work may still take after SIGTERM, in seconds.")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import structlog
@@ -16,6 +17,10 @@ log = structlog.get_logger("sam.lifecycle")
 SAME_SIGNAL_S = 0.1
 """Two signals closer than this are one: `make` and `timeout` pass on what the whole process group gets anyway. Nobody
 presses Ctrl-C twice that fast."""
+
+
+WAITING_THREADS = 32
+"""Threads for what blocks: names looked up, records written, pictures hashed. They begin when they are needed."""
 
 
 def run_until_signalled(services: Callable[[], AbstractAsyncContextManager[None]]) -> None:
@@ -32,6 +37,9 @@ async def _run(services: Callable[[], AbstractAsyncContextManager[None]]) -> Non
     signalled_at = 0.0
     entered = False
     loop = asyncio.get_running_loop()
+    # asyncio's own half dozen would be full of names being looked up as soon as a DNS server does not answer, and what
+    # else runs in them would wait for that.
+    loop.set_default_executor(ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="wait"))
     main = asyncio.current_task()
 
     def on_signal(number: int) -> None:

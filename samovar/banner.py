@@ -41,7 +41,7 @@ def banner(settings: ServeSettings, model: ModelIdentity, addresses: Addresses) 
         ("Model", f"{model.name}, {_ORIGINS[model.origin]}"),
         ("", f"fingerprint {model.fingerprint}"),
         ("HTTP", f"{base}{'  (and on every other address of this machine)' if everywhere else ''}"),
-        ("Try it", f"{base}/docs"),
+        ("Try it", f"{base}/demo" if settings.demo else f"{base}/docs"),
         ("gRPC", f"encoder {shown}:{encoder_port}, decoder {shown}:{decoder_port}"),
         ("Store", _store(settings)),
         ("Stop", "Ctrl-C; a second one stops at once"),

@@ -23,6 +23,8 @@ _SUB_COMMANDS = {
     "encoder": _SubCommand("samovar.roles.encoder", "Run an encoder replica: images in, embeddings into Redis."),
     "decoder": _SubCommand("samovar.roles.decoder", "Run a decoder replica: prompts in, masks out."),
     "gateway": _SubCommand("samovar.roles.gateway", "Run a gateway replica: HTTP in front of the other two."),
+    "segment": _SubCommand("samovar.segment", "Segment one picture, by a server or in this process."),
+    "embed": _SubCommand("samovar.embed", "Have a server embed many pictures, to be segmented later."),
     "weights": _SubCommand("samovar.weights", "List, download and verify checkpoints."),
     "doctor": _SubCommand("samovar.doctor", "Check what serving needs here, and say what to do."),
     "healthcheck": _SubCommand("samovar.healthcheck", "Ask a service whether it is ready: exit status 0 or 1."),

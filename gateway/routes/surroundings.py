@@ -43,6 +43,8 @@ code { background: #eee; padding: 0 .2em; }
 </html>
 """
 
+_DEMO_LINK = '<li><a href="demo">/demo</a>: try it on a picture, here in the browser</li>\n'
+
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
@@ -54,16 +56,17 @@ def version() -> str:
         return "0+unknown"
 
 
-def surroundings_router(readiness: Readiness) -> APIRouter:
-    """Build the routes."""
+def surroundings_router(readiness: Readiness, *, has_demo: bool) -> APIRouter:
+    """Build the routes; with `has_demo`, the front page leads to the demo."""
     router = APIRouter(tags=["Surroundings"])
+    front = _PAGE.replace("<ul>\n", f"<ul>\n{_DEMO_LINK}") if has_demo else _PAGE
     server_id = str(uuid.uuid4())
 
     @router.get("/", summary="The front page", response_class=Response, include_in_schema=False)
     @router.head("/", include_in_schema=False)
     async def front_page() -> Response:
         """Say what this is and where to go."""
-        return Response(_PAGE, 200, {"Content-Security-Policy": _PAGE_POLICY}, "text/html")
+        return Response(front, 200, {"Content-Security-Policy": _PAGE_POLICY}, "text/html")
 
     @router.get("/info", summary="Which server this is", responses={200: {"model": ServerInfoAnswer}})
     async def info() -> Response:

@@ -33,7 +33,7 @@ TO_DROP_AT_MOST = 10_000
 LATE_S = 0.05
 """An event loop that comes to a timer so many seconds too late has not watched its sockets meanwhile, either."""
 
-START_PATIENCE_S = 3.5
+START_PATIENCE_S = 2.5
 """How long a starting service waits for Redis, which may be starting, too; then it says that there is none."""
 
 START_PAUSE_S = 0.1

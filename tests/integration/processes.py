@@ -34,16 +34,17 @@ class Process:
     port: int
     log: Path
     popen: subprocess.Popen[bytes]
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
         """Its HTTP address, if it is a gateway."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def target(self) -> str:
         """Its gRPC address, if it is not."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status; it must end within a bound."""

@@ -93,7 +93,7 @@ def test_it_says_what_it_serves(serving: Serving) -> None:
     for expected in (
         r"Model +vit_b, random weights",
         r"fingerprint [0-9a-f]{64}",
-        r"Try it +http://127\.0\.0\.1:\d+/docs",
+        r"Try it +http://127\.0\.0\.1:\d+/demo",
         r"gRPC +encoder 127\.0\.0\.1:\d+, decoder 127\.0\.0\.1:\d+",
         r"Store +in this process, at most 1,024 MiB",
         r"Stop +Ctrl-C",
@@ -107,7 +107,7 @@ def test_what_it_says_is_true(serving: Serving) -> None:
     """Every address that it names answers, and the model is the one that it names."""
     said = serving.announced()
     assert healthy("http", f"{serving.url()}/readiness")
-    assert healthy("http", f"{serving.url()}/docs")
+    assert healthy("http", f"{serving.url()}/demo")
     for service, port in re.findall(r"(encoder|decoder) 127\.0\.0\.1:(\d+)", said):
         name = f"sam.v1.{service.title()}Service"
         assert healthy("grpc", f"127.0.0.1:{port}", "--service", name)
@@ -177,7 +177,7 @@ def test_it_warns_of_what_people_would_regret(origin: CheckpointOrigin) -> None:
     open_to_all = banner(ServeSettings(), model, Addresses("::", 1, 2, 3))
     assert "Embeddings are lost on exit" in open_to_all
     assert "Everyone who reaches this machine may call" in open_to_all
-    assert "http://127.0.0.1:1/docs" in open_to_all
+    assert "http://127.0.0.1:1/demo" in open_to_all
 
 
 def test_redis_that_is_not_there() -> None:
