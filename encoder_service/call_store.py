@@ -31,6 +31,10 @@ class CallStore:
         self.lost = False
         self.seconds = 0.0
 
+    def embedding_key(self, image_digest: str) -> str:
+        """Return what an embedding is called in the store, and so nowhere else for another tenant."""
+        return self._store.embedding_key(self._tenant, image_digest)
+
     async def load_alias(self, image_id: str) -> Alias | None:
         """Return what an image_id is bound to, if anything."""
         return await self._ask(self._store.load_alias(self._tenant, image_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from sam.embedding import Embedding
 from sam.embedding_store import EmbeddingStore, Lease, Leases
 
 log = structlog.get_logger("encoder_service.encode_once")
+
+RECENT = 16
+"""Embeddings of one replica that outlive the loss of the store: 2 MiB each as float16."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class EncodeOnce:
         self._leases = leases
         self._pipeline = pipeline
         self._paid_for: set[asyncio.Task[Found]] = set()
+        self._recent: OrderedDict[str, Embedding] = OrderedDict()
         self.flights: SingleFlight[str, Found] = SingleFlight()
         """The loads and computations under way, by the key of the embedding."""
 
@@ -72,6 +77,10 @@ class EncodeOnce:
             if embedding is not None:
                 return Found(embedding, None, stored=True, store_s=stored.seconds, awaited=awaited)
             lease = await stored.acquire_lease(self._leases, digest)
+            if stored.lost:
+                recent = self._recent.get(stored.embedding_key(digest))
+                if recent is not None:
+                    return Found(recent, None, stored=False, store_s=stored.seconds, awaited=awaited)
             if lease is not None or stored.lost:
                 return await self._encode_to_the_end(stored, digest, content, lease, awaited)
             await stored.wait_for_lease(self._leases, digest)
@@ -105,8 +114,16 @@ class EncodeOnce:
             if awaited:
                 log.info("lease taken over", image_digest=digest)
             computed = await self._pipeline.embed(content, digest, ticket)
+            self._remember(stored.embedding_key(digest), computed.embedding)
             is_stored = await stored.store_embedding(computed.embedding)
         return Found(computed.embedding, computed, stored=is_stored, store_s=stored.seconds)
+
+    def _remember(self, key: str, embedding: Embedding) -> None:
+        """Keep the last embeddings for as long as the store is lost: each click on a picture asks for it then."""
+        self._recent[key] = embedding
+        self._recent.move_to_end(key)
+        while len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
 
     def _forget(self, encoding: asyncio.Task[Found]) -> None:
         self._paid_for.discard(encoding)

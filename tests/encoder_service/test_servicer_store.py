@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from encoder_service.encode_once import RECENT
 from sam.embedding_store import InProcessBackend
 from sam.v1 import embedding_pb2
 from tests.encoder_service.running import (
@@ -27,6 +28,26 @@ def test_without_a_store_the_answer_carries_the_embedding() -> None:
             assert response.cache_status == BYPASS
             assert (features_of(response) == 10).all()
             assert not response.embedding.HasField("expire_time")
+
+    run(scenario())
+
+
+def test_without_a_store_a_picture_is_encoded_once_all_the_same() -> None:
+    """While the store is lost the last pictures are not encoded again for each request; another tenant's are."""
+
+    async def scenario() -> None:
+        async with running_encoder(LostBackend(), keys=("mine", "theirs")) as encoder:
+            for _ in range(3):
+                response = await encoder.embed(plain_picture(10), api_key="mine")
+                assert response.cache_status == BYPASS
+                assert (features_of(response) == 10).all()
+            assert encoder.device.pictures_seen == 1
+            await encoder.embed(plain_picture(10), api_key="theirs")
+            assert encoder.device.pictures_seen == 2
+            for shade in range(20, 20 + RECENT):
+                await encoder.embed(plain_picture(shade), api_key="mine")
+            await encoder.embed(plain_picture(10), api_key="mine")
+            assert encoder.device.pictures_seen == 2 + RECENT + 1
 
     run(scenario())
 
