@@ -24,8 +24,9 @@ _Reply = TypeVar("_Reply")
 COMMANDS = ("get", "getex", "set", "del", "exists", "expire", "publish", "subscribe", "unsubscribe", "ping", "hello")
 """What a Redis user needs. Neither scripts nor KEYS nor CONFIG."""
 
-COMMANDS_AT_ONCE = 64
-"""Commands, and so connections, of one process. More would wait in Redis, which runs one at a time."""
+COMMANDS_AT_ONCE = 16
+"""Commands, and so connections, of one process. More would wait in Redis, which runs one at a time; and opening dozens of
+connections in one moment takes the event loop longer than a command may."""
 
 TO_DROP_AT_MOST = 10_000
 """Keys remembered for being dropped once Redis is back: some 2 MiB. Beyond it the oldest are forgotten."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Sequence
@@ -97,7 +98,7 @@ class HttpClient:
             sent["Authorization"] = f"Bearer {self._api_key}"
         base = url or self.urls[next(self._turn) % len(self.urls)]
         try:
-            async with self._session.request(method, base + path, data=body, headers=sent) as response:
+            async with self._session.request(method, base + path, data=io.BytesIO(body), headers=sent) as response:
                 content = await response.read()
                 request.end(_read_answer(response, content))
         except asyncio.CancelledError:

@@ -17,7 +17,15 @@ class Mixture:
     """
 
     def __init__(
-        self, http: HttpClient, name: str, *, pictures: int = 6, by_name: float = 0.4, new: float = 0.0, seed: int = 0
+        self,
+        http: HttpClient,
+        name: str,
+        *,
+        pictures: int = 6,
+        by_name: float = 0.4,
+        new: float = 0.0,
+        seed: int = 0,
+        ids: str = "",
     ) -> None:
         """Prepare a mixture.
 
@@ -28,12 +36,14 @@ class Mixture:
             by_name: the share of requests that carry no picture.
             new: the share of requests with a picture that was never sent before.
             seed: of the order.
+            ids: keeps the names alone apart, for another history about the same pictures.
         """
         self.http = http
         self.name = name
         self.known: Sequence[Picture] = [picture(f"{name}-{number}") for number in range(pictures)]
         self._by_name = by_name
         self._new = new
+        self._ids = ids or name
         self._rng = random.Random(seed)
 
     async def prepare(self) -> None:
@@ -52,4 +62,4 @@ class Mixture:
         return await self.http.segment(self.known[other], self._id(which))
 
     def _id(self, number: int) -> str:
-        return f"{self.name}-{number}"
+        return f"{self._ids}-{number}"

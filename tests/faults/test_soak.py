@@ -85,9 +85,10 @@ async def _mixed(
     async with HttpClient(history, running.urls) as http, HttpClient(history, running.urls, patience_s=0.03) as hasty:
         done = asyncio.Event()
         seed = int(time.monotonic())
-        mixture = Mixture(http, "f25", pictures=40, new=0.0, seed=seed)
+        # A history knows no names that were given before it began.
+        mixture = Mixture(http, "f25", pictures=40, seed=seed, ids=f"f25-{seed}")
         fresh = Mixture(http, f"f25-{seed}", by_name=0.0, new=1.0, seed=seed)
-        rude = Mixture(hasty, "f25", pictures=40, seed=seed)
+        rude = Mixture(hasty, "f25", pictures=40, seed=seed, ids=f"f25-{seed}-rude")
         loads = [
             asyncio.create_task(steadily(20, mixture, until=done)),
             asyncio.create_task(steadily(1, fresh, until=done)),

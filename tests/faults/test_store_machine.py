@@ -12,7 +12,7 @@ from tests.conftest import start_redis
 from tests.faults.conftest import Report
 from tests.faults.store_machines import InProcessMachine, RedisMachine
 
-SIZES = [pytest.param((5, 20), id="quick"), pytest.param((150, 50), marks=pytest.mark.faults)]
+SIZES = [pytest.param((5, 20), id="quick"), pytest.param((60, 40), marks=pytest.mark.faults)]
 
 
 def _settings(size: tuple[int, int]) -> settings:
