@@ -25,8 +25,8 @@ COMMANDS = ("get", "getex", "set", "del", "exists", "expire", "publish", "subscr
 """What a Redis user needs. Neither scripts nor KEYS nor CONFIG."""
 
 COMMANDS_AT_ONCE = 16
-"""Commands, and so connections, of one process. More would wait in Redis, which runs one at a time; and opening dozens of
-connections in one moment takes the event loop longer than a command may."""
+"""Commands, and so connections, of one process. More would wait in Redis, which runs one at a time; and to open dozens
+of connections in one moment takes the event loop longer than a command may."""
 
 TO_DROP_AT_MOST = 10_000
 """Keys remembered for being dropped once Redis is back: some 2 MiB. Beyond it the oldest are forgotten."""
