@@ -65,8 +65,7 @@ def test_exported_checkpoint_is_complete_and_small(exported: Path) -> None:
 
 def test_shipped_checkpoint_is_complete_and_small() -> None:
     """What the package carries has every key of the model, says its name and keeps under 16 MiB."""
-    if WEIGHTS.exists():
-        _check(WEIGHTS)
+    _check(WEIGHTS)
 
 
 def test_regions_are_connected_and_neither_tiny_nor_huge() -> None:
