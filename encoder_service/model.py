@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from encoder_service.fast_image_encoder import is_supported
-from encoder_service.precision import DTYPES, Precision, choose_fast_encoder
+from encoder_service.precision import DTYPES, Precision, choose_autocast, choose_fast_encoder
 from sam.geometry import EMBEDDING_SHAPE, INPUT_SIDE
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -50,8 +50,8 @@ class ImageEncoder:
         Args:
             network: an image encoder as `encoder_service.variants.build_image_encoder` makes it, its weights loaded.
             device: `auto` takes a GPU if there is one.
-            precision: `auto` is float16 on a GPU; on a CPU it is bfloat16 if the fast engine runs on units for it and
-                the weights bear it, otherwise float32.
+            precision: `auto` is float16 on a GPU; on a CPU it is bfloat16 if the engine is `fast`, there are units for
+                it and the weights bear it, otherwise float32.
             engine: `plain` runs the network as it is. `fast` does so, too, on a GPU and for the starter.
 
         Raises:
@@ -62,9 +62,12 @@ class ImageEncoder:
         self._network = network.to(self.device).requires_grad_(False)
         self._autocasts = True
         self.dtype = _plain_dtype(precision, self.device)
-        if engine == "fast" and self.device.type == "cpu" and precision != "float16" and is_supported(network):
-            self._network, self.dtype = choose_fast_encoder(network, precision)
-            self._autocasts = False
+        if engine == "fast" and self.device.type == "cpu":
+            if precision != "float16" and is_supported(network):
+                self._network, self.dtype = choose_fast_encoder(network, precision)
+                self._autocasts = False
+            elif precision == "auto":
+                self.dtype = choose_autocast(self._network)
         self._mean = torch.tensor(_PIXEL_MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(_PIXEL_STD, device=self.device).view(3, 1, 1)
 

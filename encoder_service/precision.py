@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import structlog
 import torch
+from torch import nn
 
 from encoder_service.fast_image_encoder import FastImageEncoder
 
@@ -51,7 +53,23 @@ def choose_fast_encoder(vit: Any, precision: Precision) -> tuple[FastImageEncode
     return short, torch.bfloat16
 
 
-def relative_error(encoder: FastImageEncoder, exact: FastImageEncoder) -> float:
+def choose_autocast(network: nn.Module) -> torch.dtype:
+    """Return what a network that runs as it is computes in on a CPU: bfloat16 if that has units for it and the weights
+    bear it, otherwise float32."""
+    if not has_bfloat16_units():
+        return torch.float32
+
+    def short(frames: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result: torch.Tensor = network(frames)
+            return result.float()
+
+    return torch.bfloat16 if relative_error(short, network) <= MAX_RELATIVE_ERROR else torch.float32
+
+
+def relative_error(
+    encoder: Callable[[torch.Tensor], torch.Tensor], exact: Callable[[torch.Tensor], torch.Tensor]
+) -> float:
     """Return how far one encoder is from another on a small picture, as a share of the embedding's norm."""
     generator = torch.Generator().manual_seed(0)
     # Smooth areas, edges and noise, in the range of normalised pixels, as photographs have them.

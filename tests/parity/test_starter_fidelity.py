@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from decoder_service.cpu import has_fast_bfloat16
 from decoder_service.masks import threshold_at_original_size
@@ -16,6 +17,7 @@ from decoder_service.model import MaskPredictor, Precision
 from decoder_service.prompts import Prompt
 from encoder_service.limits import ImageLimits
 from encoder_service.model import ImageEncoder
+from encoder_service.precision import has_bfloat16_units
 from encoder_service.preprocessing import PreparedImage, prepare_image
 from encoder_service.variants import STARTER, build_image_encoder
 from sam.checkpoints import FileCheckpoint, find_checkpoint
@@ -122,6 +124,15 @@ def test_records_in_float16_give_the_same_masks(count: int) -> None:
     assert_close(
         count, {name: masks_of(name, count, embedding(name).astype(np.float16)) for name in PHOTOGRAPHS}, 0.999
     )
+
+
+def test_auto_is_bfloat16_where_that_pays() -> None:
+    """Left to itself the starter takes bfloat16 on a CPU with units for it; the plain engine does not."""
+    network = build_image_encoder(STARTER)
+    checkpoint().load_into(network, "image_encoder")
+    best = torch.bfloat16 if has_bfloat16_units() else torch.float32
+    assert ImageEncoder(network, device="cpu").dtype == best
+    assert ImageEncoder(network, device="cpu", engine="plain").dtype == torch.float32
 
 
 @pytest.mark.parametrize("count", COUNTS)
