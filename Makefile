@@ -5,6 +5,7 @@
 #   PYTHON        the Python to build .venv with, 3.11 or later
 #   TORCH         cpu (default) or cuda: which build of torch is installed; kept until another is named
 #   TORCH_INDEX   where pip finds that build, if its own configuration does not: a URL, see tools/install_torch.sh
+#   WORKERS       make test: how many processes run tests side by side
 #   TABLE         make faults, make compose-test: the Markdown file whose table is written anew, e.g. TABLE=docs/reliability.md
 #   DURATION      make soak: how long, in seconds; 600 if not said
 #   PIP_ARGS      more options for every pip install, e.g. --find-links or --index-url in a closed network
@@ -17,6 +18,7 @@ ARGS ?=
 PYTHON ?= $(shell tools/find_python.sh)
 TORCH_INDEX ?=
 PIP_ARGS ?=
+WORKERS ?= 2
 TABLE ?=
 DURATION ?= 600
 
@@ -41,7 +43,7 @@ serve: $(VENV)/.ready-serve ## Set up if need be, and serve everything from one 
 test: $(VENV)/.ready-dev ## Set up if need be, and run the tests (ARGS="-k words" picks some)
 	@tools/ensure_redis.sh
 	@tools/ensure_chromium.sh
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 acceptance: $(VENV)/.ready-dev ## Drive it with real clients, the demo page in a browser among them
 	@tools/ensure_redis.sh
@@ -52,7 +54,7 @@ acceptance: $(VENV)/.ready-dev ## Drive it with real clients, the demo page in a
 faults: $(VENV)/.ready-dev ## Inject every fault of the catalogue, and print what came of it (TABLE=FILE writes it, too)
 	@tools/ensure_redis.sh
 	@tools/ensure_dnsmasq.sh
-	@$(BIN)/python -m pytest -q -m faults tests/faults $(if $(TABLE),--table $(TABLE)) $(ARGS)
+	@$(BIN)/python -m pytest -q -m faults tests/faults tests/sam/test_redis_topologies.py $(if $(TABLE),--table $(TABLE)) $(ARGS)
 
 compose-test: $(VENV)/.ready-dev ## Build the images, run the compose file in containers, scale and kill them (root; TABLE=FILE)
 	@tools/ensure_containers.sh

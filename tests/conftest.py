@@ -15,11 +15,16 @@ from pathlib import Path
 import pytest
 import redis
 import structlog
+from hypothesis import settings
 
 # Threads of torch that wait by spinning take the cores from the processes that a test waits for. Read when torch is
 # loaded, hence here, and inherited by those processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+
+# How long one example takes says more about what else the machine does than about us.
+settings.register_profile("samovar", deadline=None)
+settings.load_profile("samovar")
 
 # A server may log after its client has its answer, when pytest captures no longer. Tests of logs set up their own.
 structlog.configure(logger_factory=structlog.ReturnLoggerFactory())

@@ -102,6 +102,7 @@ def test_typing_a_label_keeps_its_own_undo(demo: DemoPage, square: Path) -> None
     assert demo.objects == ["Object 1"]
 
 
+@pytest.mark.acceptance
 def test_three_candidates_to_choose_from(demo: DemoPage, square: Path) -> None:
     """Three masks come with their scores; another than the best can be chosen, by mouse or by number, and undone."""
     demo.choose(square)

@@ -88,6 +88,7 @@ def test_geojson(labelled: DemoPage, tmp_path: Path) -> None:
     assert holes > 0
 
 
+@pytest.mark.acceptance
 def test_geojson_is_the_servers(labelled: DemoPage, tmp_path: Path) -> None:
     """The page traces the same polygons as the server does for its own format `geojson`."""
     collection = json.loads(labelled.download("geojson", tmp_path).read_text())

@@ -92,6 +92,7 @@ def test_ways_to_call(snippet: Snippet, server: Process, folder: Path) -> None:
     follow(snippet, server, folder)
 
 
+@pytest.mark.acceptance
 def test_the_notebook_runs(server: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell of the notebook runs against a live server, and pictures are shown; it is kept without outputs."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]

@@ -19,6 +19,8 @@ from sam.errors import StoreUnavailable
 from tests.conftest import RedisServer, free_port, start_redis
 from tests.sam.test_embedding_store import MODEL, an_embedding
 
+pytestmark = pytest.mark.faults
+
 PATIENCE_S = 60.0
 LOST_AFTER_MS = 1000
 
