@@ -77,7 +77,7 @@ class EncodeOnce:
             if embedding is not None:
                 return Found(embedding, None, stored=True, store_s=stored.seconds, awaited=awaited)
             lease = await stored.acquire_lease(self._leases, digest)
-            if stored.lost:
+            if lease is None and stored.lost:
                 recent = self._recent.get(stored.embedding_key(digest))
                 if recent is not None:
                     return Found(recent, None, stored=False, store_s=stored.seconds, awaited=awaited)
