@@ -23,7 +23,7 @@ _MARGIN_SHARE = 0.05
 _SENDABLE_KEY = re.compile(r"[ -~]{0,1024}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One HTTP request on its way to the services.
 
@@ -32,22 +32,29 @@ class Call:
         api_key: the caller's key; empty if it sent none.
         started: when it arrived, on the clock of `time.monotonic`.
         deadline: when its answer must be out, on the same clock.
+        store_lost: whether a service has waited for the store in vain; those asked later are told not to.
     """
 
     request_id: str
     api_key: str
     started: float
     deadline: float
+    store_lost: bool = False
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The gRPC metadata that names the caller to the services."""
-        return to_metadata(self.api_key, self.request_id)
+        return to_metadata(self.api_key, self.request_id, store_lost=self.store_lost)
 
     @property
     def elapsed_s(self) -> float:
         """How long the request has taken so far, in seconds."""
         return time.monotonic() - self.started
+
+    @property
+    def left_s(self) -> float:
+        """How long the request may still take, in seconds; below 0 if it is late."""
+        return self.deadline - time.monotonic()
 
     def rpc_timeout_s(self) -> float:
         """Return how long a gRPC call may take now, in seconds: what is left, minus a margin.
@@ -55,7 +62,7 @@ class Call:
         Raises:
             DeadlineExceeded: nothing is left.
         """
-        left = self.deadline - time.monotonic()
+        left = self.left_s
         margin = min(_MARGIN_S, left * _MARGIN_SHARE)
         if left <= 0:
             raise DeadlineExceeded("The request's deadline passed before it could be answered.")

@@ -10,10 +10,18 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway.absence import Absence
 from gateway.calls import Call
-from sam.errors import DecoderUnavailable, EncoderUnavailable, InternalError, SamovarError, Unavailable
+from sam.errors import (
+    DecoderUnavailable,
+    EncoderUnavailable,
+    InternalError,
+    SamovarError,
+    StoreUnavailable,
+    Unavailable,
+)
 from sam.rpc.channel import open_channel
-from sam.rpc.status import from_rpc_error
+from sam.rpc.status import from_rpc_error, is_unreached
 from sam.v1 import decoder_service_pb2 as decoder_pb
 from sam.v1 import decoder_service_pb2_grpc, embedding_pb2, encoder_service_pb2_grpc
 from sam.v1 import encoder_service_pb2 as encoder_pb
@@ -44,6 +52,7 @@ class ServiceClient:
         self.channel = open_channel(target, service_name)
         stub: Any = health_pb2_grpc.HealthStub(self.channel)
         self._check_health = stub.Check
+        self._absence = Absence(self.channel, service_name)
 
     async def invoke(self, method: Callable[..., Awaitable[Response]], request: Any, call: Call) -> Response:
         """Call a method on behalf of `call`. Cancelling this cancels the call, at the service too.
@@ -51,10 +60,16 @@ class ServiceClient:
         Raises:
             SamovarError: what the service raised, or why it could not be reached.
         """
-        try:
-            return await method(request, timeout=call.rpc_timeout_s(), metadata=call.metadata)
-        except grpc.aio.AioRpcError as error:
-            raise self._known(error) from None
+        patience = self._absence.patience()
+        while True:
+            try:
+                response = await method(request, timeout=call.rpc_timeout_s(), metadata=call.metadata)
+            except grpc.aio.AioRpcError as error:
+                if not (is_unreached(error) and await patience.may_try_again(call.left_s)):
+                    raise self._known(error, call) from None
+            else:
+                self._absence.over()
+                return response
 
     async def stream(self, method: Callable[..., Any], request: Any, call: Call) -> AsyncGenerator[Any, None]:
         """Call a method that answers with a stream. Closing the generator cancels the call, at the service too.
@@ -62,20 +77,30 @@ class ServiceClient:
         Raises:
             SamovarError: what the service raised, or why it could not be reached.
         """
-        messages = method(request, timeout=call.rpc_timeout_s(), metadata=call.metadata)
-        try:
-            async for message in messages:
-                yield message
-        except grpc.aio.AioRpcError as error:
-            raise self._known(error) from None
-        finally:
-            messages.cancel()
+        patience, begun = self._absence.patience(), False
+        while True:
+            messages = method(request, timeout=call.rpc_timeout_s(), metadata=call.metadata)
+            try:
+                async for message in messages:
+                    begun = True
+                    self._absence.over()
+                    yield message
+                return
+            except grpc.aio.AioRpcError as error:
+                if begun or not (is_unreached(error) and await patience.may_try_again(call.left_s)):
+                    raise self._known(error, call) from None
+            finally:
+                messages.cancel()
 
-    def _known(self, error: grpc.aio.AioRpcError) -> SamovarError:
+    def _known(self, error: grpc.aio.AioRpcError, call: Call) -> SamovarError:
         """Return the error of the tree that a failed call stands for; log it if it is a fault of ours."""
         known = from_rpc_error(error, unavailable=self._unavailable)
         if isinstance(known, InternalError):
             log.error("call failed", service=self._service_name, code=error.code().name, details=error.details())
+        if isinstance(known, StoreUnavailable):
+            call.store_lost = True
+        if not is_unreached(error):
+            self._absence.over()
         return known
 
     async def is_serving(self) -> bool:

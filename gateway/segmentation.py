@@ -128,6 +128,8 @@ class Segmenter:
                 # Evicted, or the store was lost, since the encoder answered: this time the embedding comes along.
                 again = await self.embed(picture, image_id, request.model, features=True, call=call)
                 embedded = _joined(embedded, again, cache_status=again.cache_status)
+        else:
+            call.store_lost = True
         request.embedding.CopyFrom(embedded.embedding)
         return _joined(embedded, await self._decode(request, call))
 

@@ -71,6 +71,8 @@ class EverythingAsker:
                     raise
                 # Evicted, or the store was lost, since the encoder answered: this time the embedding comes along.
                 embedded = await self._segmenter.embed(picture, image_id, request.model, features=True, call=call)
+        else:
+            call.store_lost = True
         request.embedding.CopyFrom(embedded.embedding)
         async for event in self._decoder.segment_everything(request, call):
             yield event, embedded

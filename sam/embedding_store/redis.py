@@ -16,6 +16,7 @@ from sam.embedding_store.notices import CHANNEL, Notices
 from sam.embedding_store.redis_clients import connect, describe
 from sam.errors import StoreUnavailable
 from sam.metrics import RECORDS_DROPPED
+from sam.patience import SIGN_OF_LIFE_SHARE, doubt
 
 log = structlog.get_logger("sam.embedding_store")
 
@@ -31,8 +32,8 @@ of connections in one moment takes the event loop longer than a command may."""
 TO_DROP_AT_MOST = 10_000
 """Keys remembered for being dropped once Redis is back: some 2 MiB. Beyond it the oldest are forgotten."""
 
-LATE_S = 0.05
-"""An event loop that comes to a timer so many seconds too late has not watched its sockets meanwhile, either."""
+SLICE_S = 0.05
+"""A time-out is waited for in slices of so many seconds: what a slice takes longer, this process was not running."""
 
 START_PATIENCE_S = 2.5
 """How long a starting service waits for Redis, which may be starting, too; then it says that there is none."""
@@ -86,6 +87,8 @@ class RedisBackend:
                 self._to_drop[key] = None
                 while len(self._to_drop) > TO_DROP_AT_MOST:
                     del self._to_drop[next(iter(self._to_drop))]
+                # The probe drops it. Open already, unless this call merely doubted.
+                self._breaker.trip("in doubt")
             raise
         return True
 
@@ -166,7 +169,8 @@ class RedisBackend:
             # Looked at inside: who waited for room while the store was lost must not find out for himself.
             self._check()
             try:
-                return await self._within_time(command)
+                await self._settle_doubt()
+                return await self._within_time(command, self._timeout_s)
             except exceptions.OutOfMemoryError:
                 raise _OutOfMemory from None
             except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
@@ -179,21 +183,35 @@ class RedisBackend:
                 self._breaker.trip(type(error).__name__)
                 raise self._unavailable(error) from error
 
-    async def _within_time(self, command: Callable[[], Awaitable[_Reply]]) -> _Reply:
+    async def _settle_doubt(self) -> None:
+        """Where this call was told that the store is lost: see for a moment whether it is."""
+        doubted = doubt()
+        if doubted is None:
+            return
+        try:
+            if doubted.state == "in doubt":
+                await self._within_time(self._redis.ping, self._timeout_s * SIGN_OF_LIFE_SHARE)
+                doubted.state = "alive"
+                return
+        except (exceptions.RedisError, OSError, TimeoutError):
+            doubted.state = "lost"
+        # The breaker stays as it is: so short a wait says nothing to those who can wait longer.
+        raise self._lost()
+
+    async def _within_time(self, command: Callable[[], Awaitable[_Reply]], timeout_s: float) -> _Reply:
         """Await a command for at most `timeout_s`, not counting what this process itself was late by.
 
         As a task of its own, for two reasons. A caller's cancellation must not get lost inside: in Python 3.11,
         `asyncio.wait_for`, by which redis-py sends, swallows one that comes with the end of what it waits for. And an
-        event loop that others kept busy sees the time-out before it sees the reply that came in time, so a late one
-        waits once more.
+        event loop that was kept busy, or a machine that stood still, sees the time-out before it sees the reply that
+        came in time.
         """
-        loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(command())
         try:
-            due = loop.time() + self._timeout_s
-            await asyncio.wait({task}, timeout=self._timeout_s)
-            if not task.done() and loop.time() - due > LATE_S:
-                await asyncio.wait({task}, timeout=self._timeout_s)
+            left_s = timeout_s
+            while left_s > 0 and not task.done():
+                await asyncio.wait({task}, timeout=min(left_s, SLICE_S))
+                left_s -= SLICE_S
             if task.done():
                 return task.result()
             raise TimeoutError
@@ -204,7 +222,10 @@ class RedisBackend:
 
     def _check(self) -> None:
         if self._breaker.open:
-            raise StoreUnavailable(f"The embedding store at {self._where} cannot be reached. Try again shortly.")
+            raise self._lost()
+
+    def _lost(self) -> StoreUnavailable:
+        return StoreUnavailable(f"The embedding store at {self._where} cannot be reached. Try again shortly.")
 
     def _refused(self, error: BaseException) -> StoreUnavailable:
         # Redis's own words are not repeated: they may hold what was sent.

@@ -14,6 +14,8 @@ from sam.auth import tenant_of
 
 AUTHORIZATION_KEY = "authorization"
 REQUEST_ID_KEY = "x-request-id"
+STORE_LOST_KEY = "samovar-store-lost"
+"""Set to `1` on a call whose request has waited for the store in vain elsewhere: see `sam.patience`."""
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
@@ -54,7 +56,11 @@ def request_id_or_new(sent: str | None) -> str:
     return sent if sent and _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
-def to_metadata(api_key: str, request_id: str) -> tuple[tuple[str, str], ...]:
+def to_metadata(api_key: str, request_id: str, *, store_lost: bool = False) -> tuple[tuple[str, str], ...]:
     """Return the metadata with which a client names itself."""
-    request = (REQUEST_ID_KEY, request_id)
-    return ((AUTHORIZATION_KEY, f"Bearer {api_key}"), request) if api_key else (request,)
+    metadata = [(REQUEST_ID_KEY, request_id)]
+    if api_key:
+        metadata.append((AUTHORIZATION_KEY, f"Bearer {api_key}"))
+    if store_lost:
+        metadata.append((STORE_LOST_KEY, "1"))
+    return tuple(metadata)

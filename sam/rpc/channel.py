@@ -54,6 +54,6 @@ def _channel_options(service_name: str) -> list[tuple[str, int | str]]:
         # The defaults wait up to two minutes before a lost replica is tried again.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 1_000),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.enable_http_proxy", 0),
     ]

@@ -12,7 +12,8 @@ import structlog
 
 from sam.auth import KeyRing
 from sam.errors import InternalError, SamovarError, StoreUnavailable
-from sam.rpc.caller import REQUEST_ID_KEY, api_key_of, request_id_or_new, to_dict
+from sam.patience import begin_to_doubt
+from sam.rpc.caller import REQUEST_ID_KEY, STORE_LOST_KEY, api_key_of, request_id_or_new, to_dict
 from sam.rpc.status import DETAILS_KEY, code_of, to_status
 
 log = structlog.get_logger("sam.rpc")
@@ -89,6 +90,8 @@ def _answering_stream(
 async def _reported(context: _Context, method: str, request_id: str) -> AsyncIterator[None]:
     """Log a call under its request id, and end it with the status of what is raised."""
     structlog.contextvars.bind_contextvars(request_id=request_id)
+    if to_dict(context.invocation_metadata() or ()).get(STORE_LOST_KEY) == "1":
+        begin_to_doubt()
     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
     started = time.perf_counter()
     outcome = "CANCELLED"

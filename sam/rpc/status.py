@@ -77,6 +77,12 @@ def from_rpc_error(error: grpc.aio.AioRpcError, *, unavailable: type[Unavailable
     return InternalError("Something failed inside the service; its log has the details.")
 
 
+def is_unreached(error: grpc.aio.AioRpcError) -> bool:
+    """Tell whether a call failed because no replica took it, and not by what a service answered."""
+    answered = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not answered
+
+
 def _from_status(serialised: bytes) -> SamovarError | None:
     try:
         status = status_pb2.Status.FromString(serialised)

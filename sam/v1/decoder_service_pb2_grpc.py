@@ -30,8 +30,10 @@ class DecoderServiceStub:
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     def __init__(self, channel):
@@ -72,8 +74,10 @@ class DecoderServiceServicer:
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     def SegmentImage(self, request, context):
@@ -180,8 +184,10 @@ class DecoderService:
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     @staticmethod

@@ -31,8 +31,10 @@ class DecoderServiceStub:
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     @_typing.overload
@@ -88,8 +90,10 @@ class DecoderServiceAsyncStub(DecoderServiceStub):
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -141,8 +145,10 @@ class DecoderServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     @_abc_1.abstractmethod

@@ -31,8 +31,10 @@ class EncoderServiceStub:
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     def __init__(self, channel):
@@ -54,8 +56,10 @@ class EncoderServiceServicer:
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     def EmbedImage(self, request, context):
@@ -103,8 +107,10 @@ class EncoderService:
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     @staticmethod

@@ -32,8 +32,10 @@ class EncoderServiceStub:
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     @_typing.overload
@@ -67,8 +69,10 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -98,8 +102,10 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Metadata of every call: `authorization: Bearer KEY` names the tenant, and is
     checked where the operator has configured keys; `x-request-id` is written to
-    the logs and returned. Errors carry `google.rpc.ErrorInfo` with the domain
-    `samovar` and the reason named below.
+    the logs and returned; `samovar-store-lost: 1` says that this request has
+    waited for the store in vain at another replica, and is not to wait again.
+    Errors carry `google.rpc.ErrorInfo` with the domain `samovar` and the reason
+    named below.
     """
 
     @_abc_1.abstractmethod

@@ -137,15 +137,18 @@ async def _heed_readiness(http: HttpClient, urls: list[str]) -> None:
     """Send requests to the gateways that are ready alone, as a load balancer does."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session:
 
-        async def ready(url: str) -> bool:
+        async def status(url: str) -> int:
             try:
                 async with session.get(f"{url}/readiness") as response:
-                    return response.status == 200
+                    return response.status
+            except aiohttp.ClientConnectorError:
+                return 0
             except (aiohttp.ClientError, OSError, TimeoutError):
-                return False
+                return 503
 
         while True:
-            states = await asyncio.gather(*(ready(url) for url in urls))
-            # Nowhere to go: then to all, and see what happens.
-            http.urls = [url for url, is_ready in zip(urls, states, strict=True) if is_ready] or urls
+            statuses = dict(zip(urls, await asyncio.gather(*map(status, urls)), strict=True))
+            ready = [url for url in urls if statuses[url] == 200]
+            # None is: then to those that are there at all, and see what happens.
+            http.urls = ready or [url for url in urls if statuses[url]] or urls
             await asyncio.sleep(0.2)

@@ -64,6 +64,8 @@ def test_without_a_store_the_embedding_travels_inline(stack: Stack) -> None:
     assert answer.headers["x-cache"] == "bypass"
     assert stack.decoder.calls[-1].embedding.HasField("features")
     assert answer.json()["original_size"] == [48, 64]
+    # Only one of the three calls is to wait for the store; the later ones are told.
+    assert ["samovar-store-lost" in metadata for metadata in stack.decoder.metadata] == [False, True]
 
 
 def test_without_a_store_an_id_alone_is_unavailable_and_not_unknown(stack: Stack) -> None:

@@ -16,6 +16,7 @@ from sam.embedding_store import EmbeddingStore, RedisBackend
 from sam.embedding_store.redis_clients import describe
 from sam.errors import StoreUnavailable
 from sam.geometry import Size
+from sam.patience import begin_to_doubt
 from tests.conftest import RedisServer, free_port, start_redis
 from tests.sam.test_embedding_store import ALIAS, DIGEST, MODEL, an_embedding, run
 
@@ -226,6 +227,46 @@ def test_an_image_id_that_could_not_be_moved_is_bound_to_nothing(own_redis: Redi
         assert await store.load_alias("t", "moved") is None
         assert await store.load_alias("t", "kept") == ALIAS
         await store.close()
+
+    run(test)
+
+
+def test_a_call_that_doubts_the_store_does_not_wait_for_it(own_redis: RedisServer) -> None:
+    """Whose request has waited for Redis elsewhere sees at once that it stands still, and uses it if it does not."""
+
+    async def test() -> None:
+        store = EmbeddingStore(RedisBackend(own_redis.url, timeout_s=5), MODEL, ttl_s=60)
+        other = EmbeddingStore(RedisBackend(own_redis.url, timeout_s=5), MODEL, ttl_s=60)
+        await store.store_alias("t", "x", ALIAS)
+
+        async def doubting() -> Alias | None:
+            begin_to_doubt()
+            # The second command does not ask for a sign of life again.
+            await store.load_alias("t", "y")
+            return await store.load_alias("t", "x")
+
+        async def doubting_in_vain() -> None:
+            begin_to_doubt()
+            for _ in range(20):
+                await _refused(store.load_alias("t", "x"))
+            await _refused(other.store_alias("t", "x", Alias("11" * 32, Size(1, 1))))
+
+        assert await asyncio.create_task(doubting()) == ALIAS
+        os.kill(own_redis.process.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            await asyncio.create_task(doubting_in_vain())
+            assert time.monotonic() - started < 4, "it waited for a whole time-out"
+        finally:
+            os.kill(own_redis.process.pid, signal.SIGCONT)
+        # What others do is not touched by it.
+        assert await store.load_alias("t", "nothing") is None
+        # Only what could not be bound is forgotten, as after any failed move.
+        async with asyncio.timeout(10):
+            while await store.load_alias("t", "x") is not None:  # noqa: ASYNC110 - there is no event for this
+                await asyncio.sleep(0.02)
+        await store.close()
+        await other.close()
 
     run(test)
 
