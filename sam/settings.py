@@ -47,7 +47,7 @@ class StoreSettings(Settings):
         description="The Redis that all replicas share: redis://redis:6379/0 (rediss:// for TLS), "
         "redis+sentinel://host:26379,host/master-name/0 or redis+cluster://host:6379,host.",
     )
-    redis_timeout_s: float = Field(0.5, gt=0, le=60, description="How long one Redis command may take, in seconds.")
+    redis_timeout_s: float = Field(1, gt=0, le=60, description="How long one Redis command may take, in seconds.")
     embedding_ttl_s: int = Field(
         86_400,
         ge=0,

@@ -21,7 +21,7 @@ from tests.faults.pictures import picture
 FULL = pytest.mark.faults
 
 RECOVERED_S = 5.0
-TIMEOUT_S = 0.5
+TIMEOUT_S = 1.0
 """The default of `redis_timeout_s`."""
 
 _SLACK_S = 0.1
