@@ -32,6 +32,7 @@ from sam.lifecycle import closing
 from sam.modeling import build_mask_decoder, build_prompt_encoder
 from sam.rpc.server import RpcServer
 from sam.settings import RpcServerSettings
+from sam.tls import ServerTls
 from sam.v1.decoder_service_pb2_grpc import add_DecoderServiceServicer_to_server
 
 log = structlog.get_logger("decoder_service")
@@ -61,6 +62,7 @@ async def decoder_running(
         StartupError: the checkpoint, the keys or the port cannot be used; the message says what to do.
     """
     keys = KeyRing.from_file(options.api_keys_file)
+    tls = ServerTls.of_grpc(server)
     checkpoint = await asyncio.to_thread(find_checkpoint, options)
     cores = available_cores()
     team = Team(options.decoder_threads or min(cores, _THREADS_AT_MOST), helpers=cores - 1)
@@ -84,6 +86,7 @@ async def decoder_running(
                 precision=predictor.precision,
                 cores=cores,
                 threads=team.threads,
+                tls=tls.kind if tls else "off",
             )
             yield bound
 

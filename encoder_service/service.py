@@ -24,6 +24,7 @@ from sam.embedding_store import Backend, EmbeddingStore, Leases
 from sam.rpc.server import RpcServer
 from sam.settings import RpcServerSettings
 from sam.stub import find_stub
+from sam.tls import ServerTls
 from sam.v1 import encoder_service_pb2, encoder_service_pb2_grpc
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ async def encoder_running(
         StartupError: it cannot start; the message says why.
     """
     keys = KeyRing.from_file(options.api_keys_file)
+    tls = ServerTls.of_grpc(server)
     identity, encoder = await asyncio.to_thread(_load, options)
     health = _Health(asyncio.get_running_loop())
     queue = DeviceQueue(
@@ -90,6 +92,7 @@ async def encoder_running(
             precision=str(encoder.dtype).removeprefix("torch."),
             store="shared" if store.shared else "in this process: not shared, lost on exit",
             address=f"{server.host}:{bound}",
+            tls=tls.kind if tls else "off",
         )
         try:
             yield bound

@@ -22,6 +22,7 @@ from sam.errors import (
 )
 from sam.rpc.channel import open_channel
 from sam.rpc.status import from_rpc_error, is_unreached
+from sam.tls import Tls
 from sam.v1 import decoder_service_pb2 as decoder_pb
 from sam.v1 import decoder_service_pb2_grpc, embedding_pb2, encoder_service_pb2_grpc
 from sam.v1 import encoder_service_pb2 as encoder_pb
@@ -39,17 +40,18 @@ Response = TypeVar("Response")
 class ServiceClient:
     """A channel to all replicas of one service."""
 
-    def __init__(self, target: str, service_name: str, unavailable: type[Unavailable]) -> None:
+    def __init__(self, target: str, service_name: str, unavailable: type[Unavailable], tls: Tls | None) -> None:
         """Open the channel; it connects when it is first used.
 
         Args:
             target: the service as host:port.
             service_name: its full name, for health checks.
             unavailable: the error for a service without a replica that answers.
+            tls: how to speak TLS; None: plain text.
         """
         self._service_name = service_name
         self._unavailable = unavailable
-        self.channel = open_channel(target, service_name)
+        self.channel = open_channel(target, service_name, tls)
         stub: Any = health_pb2_grpc.HealthStub(self.channel)
         self._check_health = stub.Check
         self._absence = Absence(self.channel, service_name)
@@ -120,9 +122,9 @@ class ServiceClient:
 class DecoderClient(ServiceClient):
     """`sam.v1.DecoderService`."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
         """See `ServiceClient`."""
-        super().__init__(target, DECODER_SERVICE, DecoderUnavailable)
+        super().__init__(target, DECODER_SERVICE, DecoderUnavailable, tls)
         self._stub = decoder_service_pb2_grpc.DecoderServiceStub(self.channel)
 
     async def segment_image(
@@ -159,9 +161,9 @@ class DecoderClient(ServiceClient):
 class EncoderClient(ServiceClient):
     """`sam.v1.EncoderService`."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
         """See `ServiceClient`."""
-        super().__init__(target, ENCODER_SERVICE, EncoderUnavailable)
+        super().__init__(target, ENCODER_SERVICE, EncoderUnavailable, tls)
         self._stub = encoder_service_pb2_grpc.EncoderServiceStub(self.channel)
 
     async def embed_image(self, request: encoder_pb.EmbedImageRequest, call: Call) -> encoder_pb.EmbedImageResponse:
@@ -172,10 +174,10 @@ class EncoderClient(ServiceClient):
 class Services:
     """Both services."""
 
-    def __init__(self, *, encoder_target: str, decoder_target: str) -> None:
+    def __init__(self, *, encoder_target: str, decoder_target: str, tls: Tls | None = None) -> None:
         """Open the channels to both."""
-        self.encoder = EncoderClient(encoder_target)
-        self.decoder = DecoderClient(decoder_target)
+        self.encoder = EncoderClient(encoder_target, tls)
+        self.decoder = DecoderClient(decoder_target, tls)
 
     async def close(self) -> None:
         """Close both channels."""

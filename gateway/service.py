@@ -20,6 +20,7 @@ from gateway.settings import GatewayOptions
 from gateway.workers import Workers
 from sam.errors import StartupError
 from sam.lifecycle import closing
+from sam.tls import ServerTls, Tls
 
 log = structlog.get_logger("gateway")
 
@@ -54,14 +55,16 @@ async def gateway_running(options: GatewayOptions, *, encoder_target: str, decod
     are finished within `drain_s`, and the rest is cut.
 
     Raises:
-        StartupError: the address is in use or not one of this machine's, or the file of API keys cannot be used.
+        StartupError: the address is in use or not one of this machine's, or a file of keys or certificates cannot be
+            used.
     """
+    tls, services_tls = ServerTls.of_http(options), Tls.of_grpc(options)
     with listen(options.host, options.port) as listener:
-        services = Services(encoder_target=encoder_target, decoder_target=decoder_target)
+        services = Services(encoder_target=encoder_target, decoder_target=decoder_target, tls=services_tls)
         workers = Workers(options.gateway_threads)
         async with closing(services.close, workers.close):
             readiness = Readiness(services)
-            server = _Server(_config(build_app(options, services, readiness, workers), options))
+            server = _Server(_config(build_app(options, services, readiness, workers), options, tls))
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             try:
                 accepting = asyncio.create_task(server.accepting.wait())
@@ -69,7 +72,10 @@ async def gateway_running(options: GatewayOptions, *, encoder_target: str, decod
                 if serving.done():
                     serving.result()
                 port: int = listener.getsockname()[1]
-                log.info("serving", url=f"http://{options.host}:{port}", encoder=encoder_target, decoder=decoder_target)
+                scheme = "https" if tls else "http"
+                log.info(
+                    "serving", url=f"{scheme}://{options.host}:{port}", encoder=encoder_target, decoder=decoder_target
+                )
                 yield port
                 readiness.draining = True
                 await asyncio.sleep(min(PROBES_NOTICE_S, options.drain_s))
@@ -112,7 +118,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _config(app: FastAPI, options: GatewayOptions) -> uvicorn.Config:
+def _config(app: FastAPI, options: GatewayOptions, tls: ServerTls | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=connections(options.body_timeout_s),
@@ -125,5 +131,7 @@ def _config(app: FastAPI, options: GatewayOptions) -> uvicorn.Config:
         timeout_keep_alive=75,
         server_header=False,
         backlog=_BACKLOG,
+        ssl_certfile=tls.cert if tls else None,
+        ssl_keyfile=tls.key if tls else None,
         timeout_graceful_shutdown=max(1, round(options.drain_s)),
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sam.settings import AuthSettings
+from sam.settings import AuthSettings, HttpTlsSettings, RpcClientSettings
 
 
-class GatewayOptions(AuthSettings):
+class GatewayOptions(AuthSettings, HttpTlsSettings, RpcClientSettings):
     """Everything but where the other services are."""
 
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of this machine's.")

@@ -83,7 +83,50 @@ class ModelSettings(Settings):
     )
 
 
-class RpcServerSettings(Settings):
+class HttpTlsSettings(Settings):
+    """What the gateway shows its callers."""
+
+    http_tls_cert: Path | None = Field(
+        None,
+        description="A PEM file with the gateway's certificate and those between it and its authority: HTTPS instead "
+        "of HTTP.",
+    )
+    http_tls_key: Path | None = Field(None, description="The PEM file of that certificate's private key.")
+
+
+class RpcTlsSettings(Settings):
+    """What a gRPC service shows its callers, and what it asks of them."""
+
+    grpc_tls_cert: Path | None = Field(
+        None,
+        description="A PEM file with a gRPC service's certificate and those between it and its authority: TLS instead "
+        "of plain text.",
+    )
+    grpc_tls_key: Path | None = Field(None, description="The PEM file of that certificate's private key.")
+    grpc_tls_client_ca: Path | None = Field(
+        None,
+        description="A PEM file with authorities: mutual TLS, only callers with a certificate of theirs get through.",
+    )
+
+
+class RpcClientSettings(Settings):
+    """How the services are called."""
+
+    grpc_tls_ca: Path | None = Field(
+        None,
+        description="A PEM file with the authorities of the services' certificates: they are called over TLS.",
+    )
+    grpc_tls_client_cert: Path | None = Field(
+        None, description="A PEM file with the certificate to show to services that ask for one."
+    )
+    grpc_tls_client_key: Path | None = Field(None, description="The PEM file of that certificate's private key.")
+    grpc_tls_server_name: str = Field(
+        "",
+        description="The name that the services' certificates must have. Empty: the host of their target.",
+    )
+
+
+class RpcServerSettings(RpcTlsSettings):
     """How a gRPC service listens."""
 
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of this machine's.")

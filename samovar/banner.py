@@ -36,7 +36,7 @@ def banner(settings: ServeSettings, model: ModelIdentity, addresses: Addresses) 
     host, http_port, encoder_port, decoder_port = addresses
     everywhere = host in ("0.0.0.0", "::")  # noqa: S104 (compared, not listened on)
     shown = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
-    base = f"http://{shown}:{http_port}"
+    base = f"{'https' if settings.http_tls_cert else 'http'}://{shown}:{http_port}"
     rows = [
         ("Model", f"{model.name}, {_ORIGINS[model.origin]}"),
         ("", f"fingerprint {model.fingerprint}"),

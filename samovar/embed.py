@@ -23,6 +23,8 @@ from samovar.remote import (
     is_refusal,
     server_option,
     timeout_option,
+    tls_ca_option,
+    tls_of,
     with_exit_statuses,
 )
 
@@ -89,6 +91,7 @@ class _Run:
 @click.argument("pictures", nargs=-1, required=True, metavar="DIR|FILE|URL...")
 @server_option(default="http://localhost:9001", show_default=True, help="The server that embeds and keeps them.")
 @api_key_option
+@tls_ca_option
 @click.option(
     "--image-id",
     "naming",
@@ -112,6 +115,7 @@ def command(
     pictures: tuple[str, ...],
     server: str,
     api_key: str | None,
+    tls_ca: Path | None,
     naming: str,
     concurrency: int,
     timeout_s: float,
@@ -126,7 +130,7 @@ def command(
     if not names:
         raise click.UsageError(f"There are no pictures in {', '.join(pictures)}: {', '.join(sorted(_ENDINGS))}.")
     try:
-        counts = asyncio.run(_run(names, server, api_key, naming, concurrency, timeout_s, as_json))
+        counts = asyncio.run(_run(names, server, api_key, tls_ca, naming, concurrency, timeout_s, as_json))
     except KeyboardInterrupt:
         click.echo("Interrupted. The same command goes on where this one stopped.", err=True)
         raise click.exceptions.Exit(130) from None
@@ -142,6 +146,7 @@ async def _run(
     names: list[str],
     server: str,
     api_key: str | None,
+    tls_ca: Path | None,
     naming: str,
     concurrency: int,
     timeout_s: float,
@@ -153,7 +158,7 @@ async def _run(
     from samovar.client import AsyncSamClient
 
     columns = (TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with AsyncSamClient(server, api_key=api_key, timeout_s=timeout_s) as client:
+    async with AsyncSamClient(server, api_key=api_key, timeout_s=timeout_s, tls=tls_of(tls_ca)) as client:
         run = _Run(client, iter(names), naming, as_json)
         console = Console(stderr=True, soft_wrap=True)
         with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from decoder_service.service import decoder_running
 from encoder_service.service import encoder_running
 from sam.embedding_store import InProcessBackend
-from sam.settings import RpcServerSettings
+from sam.settings import RpcServerSettings, RpcTlsSettings, Settings
 from samovar.client.grpc import AsyncSamGrpcClient
 from samovar.settings import ServeSettings
 
@@ -21,8 +21,9 @@ async def client_in_process(settings: ServeSettings, timeout_s: float) -> AsyncI
         StartupError: there is no model to run; the message says why.
     """
     backend = InProcessBackend(settings.in_process_store_bytes)
-    # Nobody is left to be drained when the one client is done.
-    rpc = RpcServerSettings(host="127.0.0.1", drain_s=0)
+    # Nobody is left to be drained when the one client is done, and nobody else is listening in.
+    plain = dict.fromkeys(RpcTlsSettings.model_fields.keys() - Settings.model_fields.keys())
+    rpc = RpcServerSettings(host="127.0.0.1", drain_s=0, **plain)
     try:
         async with (
             encoder_running(settings, rpc, 0, backend) as encoder_port,

@@ -15,7 +15,8 @@ from sam.embedding import ModelIdentity
 from sam.embedding_store import Backend, InProcessBackend, RedisBackend
 from sam.errors import StartupError
 from sam.lifecycle import run_until_signalled
-from sam.settings import RpcServerSettings
+from sam.settings import RpcServerSettings, RpcTlsSettings
+from sam.tls import ServerTls, Tls
 from samovar.banner import Addresses, banner
 from samovar.settings import ServeSettings
 
@@ -27,8 +28,14 @@ def serve(settings: ServeSettings) -> None:
     """Serve until a signal.
 
     Raises:
-        StartupError: there is nothing to serve, or nowhere to listen.
+        StartupError: there is nothing to serve, or nowhere to listen, or a file of TLS cannot be used.
     """
+    ServerTls.of_http(settings)
+    if (ServerTls.of_grpc(settings) is None) != (Tls.of_grpc(settings) is None):
+        raise StartupError(
+            "The gateway calls the services in this process as well: TLS between them needs --grpc-tls-cert, "
+            "--grpc-tls-key and --grpc-tls-ca."
+        )
     try:
         settings, model = _settled(settings)
     except KeyboardInterrupt:
@@ -50,7 +57,8 @@ def _settled(settings: ServeSettings) -> tuple[ServeSettings, ModelIdentity]:
 
 @asynccontextmanager
 async def _running(settings: ServeSettings, model: ModelIdentity) -> AsyncIterator[None]:
-    rpc = RpcServerSettings(host=settings.host, drain_s=min(RPC_DRAIN_S, settings.drain_s))
+    tls = {name: getattr(settings, name) for name in RpcTlsSettings.model_fields if name.startswith("grpc_tls_")}
+    rpc = RpcServerSettings(host=settings.host, drain_s=min(RPC_DRAIN_S, settings.drain_s), **tls)
     _, encoder_port, decoder_port = settings.ports.values()
     async with (
         _store_backend(settings) as backend,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from sam.errors import RequestError, SamovarError, StartupError
+
+if TYPE_CHECKING:
+    from sam.tls import Tls
 
 FAILED, REFUSED = click.ClickException.exit_code, 3
 """Exit statuses besides 0 and click's 2 for a wrong command line: see `EXIT_STATUSES`."""
@@ -21,6 +25,14 @@ EXIT_STATUSES = (
 
 api_key_option = click.option(
     "--api-key", metavar="KEY", envvar="SAMOVAR_API_KEY", show_envvar=True, help="Your API key, if the server asks."
+)
+tls_ca_option = click.option(
+    "--tls-ca",
+    metavar="FILE",
+    envvar="SAMOVAR_TLS_CA",
+    show_envvar=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The authority of an https server's certificate, if this machine does not trust it anyway.",
 )
 timeout_option = click.option(
     "--timeout-s",
@@ -42,6 +54,13 @@ def _checked_url(_: click.Context, __: click.Parameter, url: str | None) -> str 
     if url is not None and not url.lower().startswith(("http://", "https://")):
         raise click.BadParameter("it starts with http:// or https://, e.g. http://localhost:9001.")
     return url
+
+
+def tls_of(ca: Path | None) -> Tls | None:
+    """Return how to speak TLS, by `tls_ca_option`."""
+    from sam.tls import Tls
+
+    return None if ca is None else Tls(ca)
 
 
 def with_exit_statuses(function: Callable[..., None]) -> Callable[..., None]:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from samovar.remote import EXIT_STATUSES, api_key_option, server_option, timeout_option, with_exit_statuses
+from samovar.remote import (
+    EXIT_STATUSES,
+    api_key_option,
+    server_option,
+    timeout_option,
+    tls_ca_option,
+    tls_of,
+    with_exit_statuses,
+)
 
 if TYPE_CHECKING:
     from samovar.client import Prompt, Segmentation, Source
@@ -86,6 +94,7 @@ class _File(click.Path):
 @click.option("--overlay", type=_File(_OVERLAYS), metavar="FILE", help="Where to write the picture with its masks.")
 @server_option(help="The server to ask. Left out: a model is loaded into this process, which takes seconds.")
 @api_key_option
+@tls_ca_option
 @click.option("--model", metavar="NAME", help="Without a server: vit_b, vit_l, vit_h or starter.  [$SAMOVAR_MODEL]")
 @click.option("--checkpoint", metavar="FILE", help="Without a server: a checkpoint file.  [$SAMOVAR_CHECKPOINT]")
 @timeout_option
@@ -100,6 +109,7 @@ def command(
     overlay: Path | None,
     server: str | None,
     api_key: str | None,
+    tls_ca: Path | None,
     model: str | None,
     checkpoint: str | None,
     timeout_s: float,
@@ -124,7 +134,7 @@ def command(
     prompts = _prompts(points, boxes)
     started = time.monotonic()
     if server is not None:
-        result = _ask(server, api_key, source, prompts, multimask, timeout_s)
+        result = _ask(server, api_key, tls_ca, source, prompts, multimask, timeout_s)
     else:
         result = _in_process(model, checkpoint, source, prompts, multimask, timeout_s)
     elapsed_s = time.monotonic() - started
@@ -150,11 +160,17 @@ def _prompts(points: tuple[tuple[float, ...], ...], boxes: tuple[tuple[float, ..
 
 
 def _ask(
-    server: str, api_key: str | None, source: Source, prompts: list[Prompt], multimask: bool, timeout_s: float
+    server: str,
+    api_key: str | None,
+    tls_ca: Path | None,
+    source: Source,
+    prompts: list[Prompt],
+    multimask: bool,
+    timeout_s: float,
 ) -> Segmentation:
     from samovar.client import SamClient
 
-    with SamClient(server, api_key=api_key, timeout_s=timeout_s) as client:
+    with SamClient(server, api_key=api_key, timeout_s=timeout_s, tls=tls_of(tls_ca)) as client:
         return client.segment(source, prompts=prompts, multimask_output=multimask or None)
 
 

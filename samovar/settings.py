@@ -7,9 +7,10 @@ from pydantic import Field
 from decoder_service.settings import DecoderOptions
 from encoder_service.settings import EncoderOptions
 from gateway.settings import GatewayOptions
+from sam.settings import RpcTlsSettings
 
 
-class ServeSettings(EncoderOptions, DecoderOptions, GatewayOptions):
+class ServeSettings(EncoderOptions, DecoderOptions, GatewayOptions, RpcTlsSettings):
     """Everything that the three services can be told, but where they find one another.
 
     The gateway's `host` and `port` are those of the whole; `device` is the encoder's.

@@ -7,24 +7,37 @@ from importlib import resources
 
 import grpc
 
+from sam.rpc.credentials import channel_credentials
+from sam.tls import Tls
+
 MAX_MESSAGE_BYTES = 64 * 2**20
 """The largest message sent or received: several times the largest embedding or picture that is accepted."""
 
 
-def open_channel(target: str, service_name: str) -> grpc.aio.Channel:
+def open_channel(target: str, service_name: str, tls: Tls | None = None) -> grpc.aio.Channel:
     """Open a channel to all replicas of a service.
 
     Args:
         target: `host:port`, resolved again and again, so that each address behind the name is a replica; or any target
             that gRPC knows, such as `ipv4:10.0.0.1:50051,10.0.0.2:50051`.
         service_name: the service's full name, for health checks: replicas that report NOT_SERVING get no calls.
+        tls: how to speak TLS; None: plain text.
+
+    Raises:
+        StartupError: a file of `tls` cannot be used.
     """
-    return grpc.aio.insecure_channel(_resolvable(target), options=_channel_options(service_name))
+    options = _channel_options(service_name, tls)
+    if tls is None:
+        return grpc.aio.insecure_channel(_resolvable(target), options=options)
+    return grpc.aio.secure_channel(_resolvable(target), channel_credentials(tls), options=options)
 
 
-def open_blocking_channel(target: str, service_name: str) -> grpc.Channel:
+def open_blocking_channel(target: str, service_name: str, tls: Tls | None = None) -> grpc.Channel:
     """Open a channel for callers without an event loop; threads may share it. See `open_channel`."""
-    return grpc.insecure_channel(_resolvable(target), options=_channel_options(service_name))
+    options = _channel_options(service_name, tls)
+    if tls is None:
+        return grpc.insecure_channel(_resolvable(target), options=options)
+    return grpc.secure_channel(_resolvable(target), channel_credentials(tls), options=options)
 
 
 def _resolvable(target: str) -> str:
@@ -32,10 +45,12 @@ def _resolvable(target: str) -> str:
     return target if target.startswith(schemes) else f"dns:///{target}"
 
 
-def _channel_options(service_name: str) -> list[tuple[str, int | str]]:
+def _channel_options(service_name: str, tls: Tls | None) -> list[tuple[str, int | str]]:
     config = json.loads(resources.files("sam.rpc").joinpath("service_config.json").read_text())
     config["healthCheckConfig"] = {"serviceName": service_name}
+    named = [("grpc.ssl_target_name_override", tls.server_name)] if tls and tls.server_name else []
     return [
+        *named,
         ("grpc.service_config", json.dumps(config)),
         # A record found by DNS must not be overruled by a service config in a TXT record.
         ("grpc.service_config_disable_resolution", 1),

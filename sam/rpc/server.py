@@ -11,8 +11,10 @@ from grpc_reflection.v1alpha import reflection
 
 from sam.auth import KeyRing
 from sam.errors import StartupError
+from sam.rpc.credentials import server_credentials
 from sam.rpc.interceptor import CallInterceptor
 from sam.settings import RpcServerSettings
+from sam.tls import ServerTls
 
 WATCHERS_LEAVE_S = 2.0
 """How long clients are given to see NOT_SERVING and go elsewhere before calls are refused."""
@@ -31,12 +33,16 @@ class RpcServer:
         """Build a server; nothing listens yet.
 
         Args:
-            settings: limits and times.
+            settings: limits, times, and the files of TLS.
             service_name: the full name of the service, such as `sam.v1.EncoderService`: its name in health checks.
             add_servicer: registers the servicer.
             keys: whose calls are accepted.
+
+        Raises:
+            StartupError: a file of TLS cannot be used.
         """
         self._settings = settings
+        self._tls = ServerTls.of_grpc(settings)
         self._server = grpc.aio.server(interceptors=[CallInterceptor(keys)], options=_server_options(settings))
         add_servicer(self._server)
         self._health = health.aio.HealthServicer()
@@ -53,7 +59,10 @@ class RpcServer:
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if self._tls is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, server_credentials(self._tls))
         except RuntimeError:
             bound = 0
         if not bound:
@@ -97,4 +106,6 @@ def _server_options(settings: RpcServerSettings) -> list[tuple[str, int]]:
         # Clients ping every 10 s (channel.py); the default of 5 minutes would answer with GOAWAY.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Over TLS, who connects and says nothing is let go after this and not after two minutes.
+        ("grpc.server_handshake_timeout_ms", 20_000),
     ]

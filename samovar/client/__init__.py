@@ -11,6 +11,7 @@
 backends. What can go wrong is in `samovar.client.errors`. None of it needs torch.
 """
 
+from sam.tls import Tls
 from samovar.client.errors import AnswerUnreadable, ClientError, SamovarError, ServerUnreachable
 from samovar.client.http import SamClient
 from samovar.client.http_async import AsyncSamClient
@@ -30,4 +31,5 @@ __all__ = [
     "ServerUnreachable",
     "Source",
     "StoredPicture",
+    "Tls",
 ]

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam.rpc.channel import open_blocking_channel, open_channel
+from sam.tls import Tls
 from sam.v1 import decoder_service_pb2_grpc, embedding_pb2, encoder_service_pb2_grpc
 from samovar.client.grpc_core import DECODER_SERVICE, ENCODER_SERVICE, GrpcCore, RpcCall, Service, explained
 from samovar.client.pictures import Picture, PictureLike, StoredPicture
@@ -47,6 +48,7 @@ class SamGrpcClient:
         decoder: str = "localhost:9003",
         api_key: str | None = None,
         timeout_s: float = 120.0,
+        tls: Tls | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -55,12 +57,17 @@ class SamGrpcClient:
             decoder: the decoder service, likewise.
             api_key: yours, where the operator has configured keys; it also keeps your image_ids yours.
             timeout_s: how long a call may take, unless it says otherwise.
+            tls: how to speak TLS, where the services do: with `Tls(ca=...)`, and with your own certificate where they
+                ask for one.
+
+        Raises:
+            StartupError: a file of `tls` cannot be used.
         """
         self._targets: dict[Service, str] = {"encoder": encoder, "decoder": decoder}
         self._core = GrpcCore(api_key, Patience(timeout_s, unanswered_attempts=UNANSWERED_ATTEMPTS))
         self._channels = (
-            open_blocking_channel(encoder, ENCODER_SERVICE),
-            open_blocking_channel(decoder, DECODER_SERVICE),
+            open_blocking_channel(encoder, ENCODER_SERVICE, tls),
+            open_blocking_channel(decoder, DECODER_SERVICE, tls),
         )
         self._stubs: dict[Service, Any] = {
             "encoder": encoder_service_pb2_grpc.EncoderServiceStub(self._channels[0]),
@@ -157,11 +164,12 @@ class AsyncSamGrpcClient:
         decoder: str = "localhost:9003",
         api_key: str | None = None,
         timeout_s: float = 120.0,
+        tls: Tls | None = None,
     ) -> None:
         """See `SamGrpcClient`."""
         self._targets: dict[Service, str] = {"encoder": encoder, "decoder": decoder}
         self._core = GrpcCore(api_key, Patience(timeout_s, unanswered_attempts=UNANSWERED_ATTEMPTS))
-        self._channels = (open_channel(encoder, ENCODER_SERVICE), open_channel(decoder, DECODER_SERVICE))
+        self._channels = (open_channel(encoder, ENCODER_SERVICE, tls), open_channel(decoder, DECODER_SERVICE, tls))
         self._stubs: dict[Service, Any] = {
             "encoder": encoder_service_pb2_grpc.EncoderServiceStub(self._channels[0]),
             "decoder": decoder_service_pb2_grpc.DecoderServiceStub(self._channels[1]),

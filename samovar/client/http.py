@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, TypeVar
@@ -10,6 +11,7 @@ import httpx2
 import numpy as np
 import numpy.typing as npt
 
+from sam.tls import Tls
 from samovar.client.errors import DeadlineExceeded, ServerUnreachable
 from samovar.client.http_answers import HttpAnswer
 from samovar.client.http_core import EmbeddingDtype, HttpCore, HttpRequest
@@ -42,6 +44,7 @@ class SamClient:
         *,
         api_key: str | None = None,
         timeout_s: float = 120.0,
+        tls: Tls | None = None,
         http: httpx2.Client | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
@@ -50,11 +53,15 @@ class SamClient:
             url: where the gateway is.
             api_key: yours, where the operator has configured keys; it also keeps your image_ids yours.
             timeout_s: how long a call may take, unless it says otherwise.
-            http: an HTTP client of your own, for certificates and proxies; it remains yours to close.
+            tls: whose certificates to trust, where the server's is not one that this machine trusts anyway.
+            http: an HTTP client of your own instead, for proxies; it remains yours to close.
+
+        Raises:
+            StartupError: a file of `tls` cannot be used.
         """
         self._url = url.rstrip("/")
         self._core = HttpCore(api_key, Patience(timeout_s))
-        self._http = http or httpx2.Client()
+        self._http = http or httpx2.Client(verify=verification(tls))
         self._owns_http = http is None
 
     def embed(self, picture: PictureLike, image_id: str | None = None, *, timeout_s: float | None = None) -> Picture:
@@ -201,6 +208,11 @@ class SamClient:
                 return HttpAnswer(response.status_code, lowered(response.headers), bytes(content))
         except httpx2.HTTPError as error:
             raise explained(self._url, request, error) from error
+
+
+def verification(tls: Tls | None) -> ssl.SSLContext | bool:
+    """Return how the HTTP library is to look at certificates."""
+    return True if tls is None else tls.context()
 
 
 def lowered(headers: httpx2.Headers) -> dict[str, str]:

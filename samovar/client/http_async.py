@@ -11,7 +11,8 @@ import httpx2
 import numpy as np
 import numpy.typing as npt
 
-from samovar.client.http import explained, lowered, too_late
+from sam.tls import Tls
+from samovar.client.http import explained, lowered, too_late, verification
 from samovar.client.http_answers import HttpAnswer
 from samovar.client.http_core import EmbeddingDtype, HttpCore, HttpRequest
 from samovar.client.pictures import Picture, PictureLike, StoredPicture
@@ -31,12 +32,13 @@ class AsyncSamClient:
         *,
         api_key: str | None = None,
         timeout_s: float = 120.0,
+        tls: Tls | None = None,
         http: httpx2.AsyncClient | None = None,
     ) -> None:
         """See `SamClient`."""
         self._url = url.rstrip("/")
         self._core = HttpCore(api_key, Patience(timeout_s))
-        self._http = http or httpx2.AsyncClient()
+        self._http = http or httpx2.AsyncClient(verify=verification(tls))
         self._owns_http = http is None
 
     async def embed(

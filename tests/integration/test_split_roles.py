@@ -12,7 +12,6 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import grpc
 import httpx2
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ from sam.v1 import (
     image_pb2,
 )
 from tests.conftest import RedisServer, start_redis
-from tests.integration.processes import RANDOM_MODEL, Stack, stack
+from tests.integration.processes import RANDOM_MODEL, Stack, mutual_tls, stack
 from tests.photographs import photograph
 
 CLICK = {"point_coords": [[320, 200]], "point_labels": [1]}
@@ -66,18 +65,27 @@ class QuietHandler(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["plain text", "mutual TLS"])
 def running(
-    tmp_path_factory: pytest.TempPathFactory, redis_of_stack: RedisServer, pictures_url: str
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_of_stack: RedisServer,
+    pictures_url: str,
 ) -> Iterator[Stack]:
-    """Two encoders, two decoders and a gateway."""
+    """Two encoders, two decoders and a gateway: in plain text, and over HTTPS and mutual TLS."""
+    tls, settings = None, dict[str, str]()
+    if request.param == "mutual TLS":
+        tls, settings = mutual_tls(tmp_path_factory.mktemp("certificates"))
+    with redis_of_stack.client() as client:
+        client.flushall()
     environment = {
         **RANDOM_MODEL,
+        **settings,
         "SAMOVAR_URL_ALLOW_HTTP": "true",
         "SAMOVAR_URL_ALLOWED_HOSTS": pictures_url.removeprefix("http://"),
     }
     folder = tmp_path_factory.mktemp("stack")
-    with stack(folder, redis_of_stack.url, encoders=2, decoders=2, environment=environment) as processes:
+    with stack(folder, redis_of_stack.url, encoders=2, decoders=2, environment=environment, tls=tls) as processes:
         yield processes
         processes.stop()
 
@@ -85,7 +93,7 @@ def running(
 @pytest.fixture
 def http(running: Stack) -> Iterator[httpx2.Client]:
     """An HTTP client of the gateway."""
-    with httpx2.Client(base_url=running.gateway.url, timeout=120) as client:
+    with running.gateway.http(timeout=120) as client:
         yield client
 
 
@@ -234,7 +242,7 @@ def test_wrong_input_gets_a_clear_answer(
 def test_other_backends_call_the_services_directly(running: Stack) -> None:
     """A gRPC client embeds on one encoder, segments on each decoder, and gets readable run lengths."""
     content = photograph().read_bytes()
-    with grpc.insecure_channel(running.encoders[1].target) as channel:
+    with running.encoders[1].channel() as channel:
         embedded = encoder_service_pb2_grpc.EncoderServiceStub(channel).EmbedImage(
             encoder_service_pb2.EmbedImageRequest(image_id="direct", image=image_pb2.Image(content=content)),
             timeout=60,
@@ -246,7 +254,7 @@ def test_other_backends_call_the_services_directly(running: Stack) -> None:
     )
     masks = []
     for decoder in running.decoders:
-        with grpc.insecure_channel(decoder.target) as channel:
+        with decoder.channel() as channel:
             answer = decoder_service_pb2_grpc.DecoderServiceStub(channel).SegmentImage(
                 decoder_service_pb2.SegmentImageRequest(
                     image=image_pb2.ImageReference(image_id="direct"), prompts=[prompt, prompt], multimask_output=True

@@ -14,7 +14,18 @@ from samovar.cli import command
 from samovar.settings import ServeSettings
 from tests.samovar.processes import run_samovar
 
-SUB_COMMANDS = ["serve", "encoder", "decoder", "gateway", "segment", "embed", "weights", "doctor", "healthcheck"]
+SUB_COMMANDS = [
+    "serve",
+    "encoder",
+    "decoder",
+    "gateway",
+    "segment",
+    "embed",
+    "weights",
+    "certs",
+    "doctor",
+    "healthcheck",
+]
 ROLES = ["serve", "encoder", "decoder", "gateway", "doctor"]
 
 
