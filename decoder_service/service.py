@@ -28,6 +28,7 @@ from sam.checkpoints import Checkpoint, StubCheckpoint, find_checkpoint
 from sam.embedding import ModelIdentity
 from sam.embedding_store import Backend, EmbeddingStore
 from sam.geometry import EMBEDDING_SHAPE, Size
+from sam.key_limits import CALLS_PER_REQUEST
 from sam.lifecycle import closing
 from sam.modeling import build_mask_decoder, build_prompt_encoder
 from sam.rpc.server import RpcServer
@@ -61,7 +62,7 @@ async def decoder_running(
     Raises:
         StartupError: the checkpoint, the keys or the port cannot be used; the message says what to do.
     """
-    keys = KeyRing.from_file(options.api_keys_file)
+    keys = KeyRing.of(options, calls_per_request=CALLS_PER_REQUEST)
     tls = ServerTls.of_grpc(server)
     checkpoint = await asyncio.to_thread(find_checkpoint, options)
     cores = available_cores()

@@ -21,6 +21,7 @@ from encoder_service.stub_encoder import StubImageEncoder
 from sam.auth import KeyRing
 from sam.embedding import ModelIdentity
 from sam.embedding_store import Backend, EmbeddingStore, Leases
+from sam.key_limits import CALLS_PER_REQUEST
 from sam.rpc.server import RpcServer
 from sam.settings import RpcServerSettings
 from sam.stub import find_stub
@@ -51,7 +52,7 @@ async def encoder_running(
     Raises:
         StartupError: it cannot start; the message says why.
     """
-    keys = KeyRing.from_file(options.api_keys_file)
+    keys = KeyRing.of(options, calls_per_request=CALLS_PER_REQUEST)
     tls = ServerTls.of_grpc(server)
     identity, encoder = await asyncio.to_thread(_load, options)
     health = _Health(asyncio.get_running_loop())

@@ -46,7 +46,7 @@ def build_app(options: GatewayOptions, services: Services, readiness: Readiness,
     app: FastAPI = FastAPIOffline(
         title=NAME, version=version(), description=_DESCRIPTION, redirect_slashes=False, static_url="/docs-assets"
     )
-    reception = Reception(KeyRing.from_file(options.api_keys_file), options.request_timeout_s)
+    reception = Reception(KeyRing.of(options), options.request_timeout_s)
     answering = Answering(reception, services, workers, options.answer_max_bytes)
     limits = BodyLimits(
         workers,

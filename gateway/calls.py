@@ -82,6 +82,7 @@ class Reception:
 
         Raises:
             Unauthenticated: keys are required, and the one sent is none of them.
+            Overloaded: the key's limits are reached.
             RequestInvalid: the key cannot be one, or the time-out is not a number.
         """
         header = {AUTHORIZATION_KEY: request.headers.get(AUTHORIZATION_KEY, "")}
@@ -91,6 +92,9 @@ class Reception:
                 raise Unauthenticated("The API key holds characters that no key of this server has.")
             raise RequestInvalid("An API key is at most 1024 visible ASCII characters.", field="api_key")
         self._keys.admit(api_key)
+        request.state.caller = self._keys.name_of(api_key)
+        # Until the last byte of the answer: see `RequestMiddleware`.
+        request.state.held.enter_context(self._keys.holding(api_key))
         started: float = request.state.started
         return Call(request.state.request_id, api_key, started, started + self._timeout_of(request))
 

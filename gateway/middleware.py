@@ -6,6 +6,7 @@ Plain ASGI: Starlette's own base class for middleware buffers bodies and keeps c
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -36,7 +37,9 @@ class RequestMiddleware:
             return
         started = time.monotonic()
         request_id = request_id_or_new(Headers(scope=scope).get(REQUEST_ID_HEADER))
-        scope.setdefault("state", {}).update(request_id=request_id, started=started)
+        # What a request holds until the last byte of its answer.
+        held = ExitStack()
+        scope.setdefault("state", {}).update(request_id=request_id, started=started, caller="", held=held)
         status = 0
 
         async def send_named(message: Message) -> None:
@@ -50,7 +53,7 @@ class RequestMiddleware:
                 headers[TIMING_HEADER] = f"{stages}, {total}" if stages else total
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id), held:
             try:
                 await self._app(scope, receive, send_named)
             except Exception:
@@ -70,4 +73,5 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
     REQUEST_SECONDS.labels(route=route).observe(seconds)
     # As it was sent, escapes and all: decoded, it could hold line breaks and pass for lines of its own.
     path = scope.get("raw_path", b"").decode("ascii", "replace")
-    log.info("request", method=method, path=path, status=status, ms=round(seconds * 1e3, 1))
+    named = {"caller": caller} if (caller := scope["state"]["caller"]) else {}
+    log.info("request", method=method, path=path, status=status, ms=round(seconds * 1e3, 1), **named)

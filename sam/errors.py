@@ -145,7 +145,7 @@ class ServiceError(SamovarError):
 
 
 class Overloaded(ServiceError):
-    """A queue or a limit on concurrency is full."""
+    """A queue, a limit on concurrency or the limit of an API key is full."""
 
     reason, grpc_code, http_status = "OVERLOADED", "RESOURCE_EXHAUSTED", 429
     default_retry_after_s = 1.0

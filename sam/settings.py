@@ -35,7 +35,20 @@ class AuthSettings(Settings):
 
     api_keys_file: Path | None = Field(
         None,
-        description="A file with one API key a line; only their holders may call. Unset: everyone may.",
+        description="A file with one API key a line, plain or as sha256:HASH, and its limits; only their holders may "
+        "call. Unset: everyone may.",
+    )
+    key_rate_per_s: float = Field(
+        0,
+        ge=0,
+        description="How many requests a second the holder of one API key may make of one gateway, where its line says "
+        "nothing else, and four times as many calls of one service; 0: any number.",
+    )
+    key_concurrency: int = Field(
+        0,
+        ge=0,
+        description="How many requests of one API key one gateway works on at once, where its line says nothing else, "
+        "and four times as many calls one service; 0: any number.",
     )
 
 

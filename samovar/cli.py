@@ -26,6 +26,7 @@ _SUB_COMMANDS = {
     "segment": _SubCommand("samovar.segment", "Segment one picture, by a server or in this process."),
     "embed": _SubCommand("samovar.embed", "Have a server embed many pictures, to be segmented later."),
     "weights": _SubCommand("samovar.weights", "List, download and verify checkpoints."),
+    "keys": _SubCommand("samovar.keys", "Make API keys, and look at files of them."),
     "certs": _SubCommand("samovar.certs", "Write certificates for trying out TLS."),
     "doctor": _SubCommand("samovar.doctor", "Check what serving needs here, and say what to do."),
     "healthcheck": _SubCommand("samovar.healthcheck", "Ask a service whether it is ready: exit status 0 or 1."),

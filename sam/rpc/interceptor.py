@@ -1,10 +1,11 @@
-"""What happens around every RPC: the key is checked, and errors become statuses."""
+"""What happens around every RPC: the key is checked and its limits are kept, and errors become statuses."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -47,9 +48,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(_OPEN_PREFIX):
             return handler
         metadata = to_dict(handler_call_details.invocation_metadata or ())
-        request_id = request_id_or_new(metadata.get(REQUEST_ID_KEY))
+        request_id, api_key = request_id_or_new(metadata.get(REQUEST_ID_KEY)), api_key_of(metadata)
         try:
-            self._keys.admit(api_key_of(metadata))
+            self._keys.admit(api_key)
         except SamovarError as error:
             return _refusing(handler, error, request_id)
         # The type stubs know the synchronous server only; on grpc.aio these are coroutine functions and generators.
@@ -61,25 +62,35 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
         )
         return build(  # type: ignore[no-any-return]
-            answering(behaviour, method, request_id),
+            answering(behaviour, _Call(method, request_id, api_key, self._keys)),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
 
-def _answering(behaviour: _Handler, method: str, request_id: str) -> _Handler:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What is known of a call before it is looked at."""
+
+    method: str
+    request_id: str
+    api_key: str = field(repr=False)
+    keys: KeyRing
+
+
+def _answering(behaviour: _Handler, known: _Call) -> _Handler:
     async def call(request: Any, context: _Context) -> Any:
-        async with _reported(context, method, request_id):
+        async with _reported(context, known):
             return await behaviour(request, context)
 
     return call
 
 
 def _answering_stream(
-    behaviour: Callable[[Any, _Context], AsyncGenerator[Any, None]], method: str, request_id: str
+    behaviour: Callable[[Any, _Context], AsyncGenerator[Any, None]], known: _Call
 ) -> Callable[[Any, _Context], AsyncGenerator[Any, None]]:
     async def call(request: Any, context: _Context) -> AsyncGenerator[Any, None]:
-        async with _reported(context, method, request_id), aclosing(behaviour(request, context)) as messages:
+        async with _reported(context, known), aclosing(behaviour(request, context)) as messages:
             async for message in messages:
                 yield message
 
@@ -87,16 +98,20 @@ def _answering_stream(
 
 
 @asynccontextmanager
-async def _reported(context: _Context, method: str, request_id: str) -> AsyncIterator[None]:
-    """Log a call under its request id, and end it with the status of what is raised."""
+async def _reported(context: _Context, known: _Call) -> AsyncIterator[None]:
+    """Log a call under its request id, count it to its key, and end it with the status of what is raised."""
+    method, request_id = known.method, known.request_id
     structlog.contextvars.bind_contextvars(request_id=request_id)
+    if caller := known.keys.name_of(known.api_key):
+        structlog.contextvars.bind_contextvars(caller=caller)
     if to_dict(context.invocation_metadata() or ()).get(STORE_LOST_KEY) == "1":
         begin_to_doubt()
     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
     started = time.perf_counter()
     outcome = "CANCELLED"
     try:
-        yield
+        with known.keys.holding(known.api_key):
+            yield
         outcome = "OK"
     except SamovarError as error:
         outcome = error.reason

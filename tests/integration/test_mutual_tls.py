@@ -139,7 +139,7 @@ def test_an_old_protocol_is_not_spoken(running: Stack, tls: Tls) -> None:
         # Otherwise it would be this client that does not speak it.
         context.set_ciphers("ALL:@SECLEVEL=0")
         raw = socket.create_connection((process.host, process.port), timeout=REFUSED_WITHIN_S)
-        with raw, pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION|UNEXPECTED_EOF"):
+        with raw, pytest.raises(ssl.SSLError, match=r"ALERT_PROTOCOL_VERSION|UNEXPECTED_EOF"):
             context.wrap_socket(raw)
 
 

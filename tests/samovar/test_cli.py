@@ -22,6 +22,7 @@ SUB_COMMANDS = [
     "segment",
     "embed",
     "weights",
+    "keys",
     "certs",
     "doctor",
     "healthcheck",
