@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from decoder_service.settings import DecoderSettings
 from sam.command import main, settings_command
-from sam.embedding_store import RedisBackend
+from sam.embedding_store import open_redis
 from sam.errors import StartupError
 from sam.lifecycle import run_until_signalled
 from sam.logs import configure_logs
@@ -26,10 +26,7 @@ async def _serving(settings: DecoderSettings) -> AsyncIterator[None]:
             "The decoder service needs a store all replicas share: --redis-url redis://host:6379/0. "
             "For everything in one process, without Redis, run 'samovar serve'."
         )
-    try:
-        backend = RedisBackend(settings.redis_url, timeout_s=settings.redis_timeout_s)
-    except ValueError as error:
-        raise StartupError(f"--redis-url is no URL of a Redis such as redis://host:6379/0: {error}.") from None
+    backend = open_redis(settings)
     try:
         await backend.reach()
         # Seconds of importing torch, for nothing if the store is not there.

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from encoder_service.settings import EncoderSettings
 from sam.command import main, settings_command
-from sam.embedding_store import RedisBackend
+from sam.embedding_store import open_redis
 from sam.errors import StartupError
 from sam.lifecycle import let_waiting_threads_sleep, run_until_signalled
 from sam.logs import configure_logs
@@ -29,10 +29,7 @@ async def _running(settings: EncoderSettings) -> AsyncIterator[None]:
             "The encoder service needs a store that all replicas share: set --redis-url (SAMOVAR_REDIS_URL). "
             "For one process without Redis there is 'samovar serve'."
         )
-    try:
-        backend = RedisBackend(settings.redis_url, timeout_s=settings.redis_timeout_s)
-    except ValueError as error:
-        raise StartupError(f"--redis-url is no URL of a Redis such as redis://host:6379/0: {error}.") from None
+    backend = open_redis(settings)
     try:
         await backend.reach()
         # Seconds of importing torch, for nothing if the store is not there.

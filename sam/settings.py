@@ -41,14 +41,14 @@ class AuthSettings(Settings):
     key_rate_per_s: float = Field(
         0,
         ge=0,
-        description="How many requests a second the holder of one API key may make of one gateway, where its line says "
-        "nothing else, and four times as many calls of one service; 0: any number.",
+        description="How many requests a second one gateway takes from the holder of one API key, where its line says "
+        "nothing else, and one service four times as many calls; 0: any number.",
     )
     key_concurrency: int = Field(
         0,
         ge=0,
         description="How many requests of one API key one gateway works on at once, where its line says nothing else, "
-        "and four times as many calls one service; 0: any number.",
+        "and one service four times as many calls; 0: any number.",
     )
 
 
@@ -59,6 +59,9 @@ class StoreSettings(Settings):
         None,
         description="The Redis that all replicas share: redis://redis:6379/0 (rediss:// for TLS), "
         "redis+sentinel://host:26379,host/master-name/0 or redis+cluster://host:6379,host.",
+    )
+    redis_password_file: Path | None = Field(
+        None, description="A file with the password of the user that redis_url names, which then has none."
     )
     redis_timeout_s: float = Field(1, gt=0, le=60, description="How long one Redis command may take, in seconds.")
     embedding_ttl_s: int = Field(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import click
 
 from sam.command import settings_command
-from sam.embedding_store.redis import RedisBackend
+from sam.embedding_store import open_redis
 from sam.embedding_store.redis_clients import describe
 from sam.errors import StartupError, StoreUnavailable
 from sam.published import DEFAULT_MODEL, PUBLISHED, starter_checkpoint, verify
@@ -154,15 +154,15 @@ def check_store(settings: ServeSettings) -> Iterator[Finding]:
         return
     where = describe(settings.redis_url)
     try:
-        asyncio.run(_reach(settings.redis_url, settings.redis_timeout_s))
+        asyncio.run(_reach(settings))
         yield Finding(Verdict.GOOD, f"Redis at {where} answers")
-    except (StoreUnavailable, ValueError) as error:
+    except (StoreUnavailable, StartupError) as error:
         advice = f"{error} Start it, or check --redis-url: its host, port, user and password."
         yield Finding(Verdict.PROBLEM, f"Redis at {where}", advice)
 
 
-async def _reach(url: str, timeout_s: float) -> None:
-    backend = RedisBackend(url, timeout_s=timeout_s)
+async def _reach(settings: ServeSettings) -> None:
+    backend = open_redis(settings)
     try:
         await backend.reach()
     finally:

@@ -12,7 +12,7 @@ from encoder_service.service import encoder_running
 from gateway.service import gateway_running
 from sam.checkpoints import find_checkpoint
 from sam.embedding import ModelIdentity
-from sam.embedding_store import Backend, InProcessBackend, RedisBackend
+from sam.embedding_store import Backend, InProcessBackend, open_redis
 from sam.errors import StartupError
 from sam.lifecycle import run_until_signalled
 from sam.settings import RpcServerSettings, RpcTlsSettings
@@ -79,14 +79,9 @@ async def _running(settings: ServeSettings, model: ModelIdentity) -> AsyncIterat
 
 @asynccontextmanager
 async def _store_backend(settings: ServeSettings) -> AsyncIterator[Backend]:
-    backend: Backend
-    if settings.redis_url is None:
-        backend = InProcessBackend(settings.in_process_store_bytes)
-    else:
-        try:
-            backend = RedisBackend(settings.redis_url, timeout_s=settings.redis_timeout_s)
-        except ValueError as error:
-            raise StartupError(f"--redis-url is no URL of a Redis: {error}") from None
+    backend: Backend = (
+        InProcessBackend(settings.in_process_store_bytes) if settings.redis_url is None else open_redis(settings)
+    )
     try:
         await backend.reach()
         yield backend

@@ -255,6 +255,8 @@ def _confinement(stack: Stack) -> Row:
             wrong.append(f"{service} may gain privileges")
         if not stack.is_read_only(container):
             wrong.append(f"{service} can write to its file system")
+        if not stack.has_limits(container):
+            wrong.append(f"{service} has no limit on memory or processes")
         if stack.has_way_out(container) != (service in ("encoder", "gateway")):
             wrong.append(f"{service} has the wrong networks")
     published = stack.published()
@@ -262,7 +264,8 @@ def _confinement(stack: Stack) -> Row:
         wrong.append(f"published: {published}")
     return Row(
         "looked at the running containers",
-        "no root, no capabilities, read-only, no way out of Redis and decoder, one port published",
+        "no root, no capabilities, read-only, bounded in memory and processes, no way out of Redis and decoder, one "
+        "port published",
         "; ".join(wrong) or "so",
         not wrong,
     )

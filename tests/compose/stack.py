@@ -170,6 +170,11 @@ class Stack:
         mounts = (line.split() for line in Path(f"/proc/{process}/mountinfo").read_text().splitlines())
         return all("ro" in fields[5].split(",") for fields in mounts if fields[4] == "/")
 
+    def has_limits(self, container: str) -> bool:
+        """Return whether a container is bounded in memory and in processes."""
+        limits = self._engine.inspect(container)["HostConfig"]
+        return bool(limits["Memory"] > 0 and limits["PidsLimit"] > 0)
+
     def has_way_out(self, container: str) -> bool:
         """Return whether a container has a route to anywhere but its own networks."""
         process = self._engine.inspect(container)["State"]["Pid"]

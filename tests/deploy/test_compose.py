@@ -22,7 +22,7 @@ from tests.conftest import free_port, start_redis
 from tests.deploy.compose import ROOT, load_compose, variables_used
 from tests.deploy.dockerfile import read_dockerfile
 
-GPU = "docker-compose.gpu.yml"
+GPU, SECURE = "docker-compose.gpu.yml", "docker-compose.secure.yml"
 OURS: dict[str, type[Settings]] = {
     "encoder": EncoderSettings,
     "decoder": DecoderSettings,
@@ -31,9 +31,9 @@ OURS: dict[str, type[Settings]] = {
 }
 
 
-@pytest.fixture(params=[(), (GPU,)], ids=["cpu", "gpu"])
+@pytest.fixture(params=[(), (GPU,), (SECURE,)], ids=["cpu", "gpu", "secure"])
 def compose(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The compose files, without and with a GPU."""
+    """The compose files: alone, with a GPU, and with keys and TLS."""
     return load_compose(*request.param)
 
 
@@ -54,7 +54,7 @@ def specification() -> dict[str, Any]:
     return schema
 
 
-@pytest.mark.parametrize("overrides", [(), (GPU,)], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("overrides", [(), (GPU,), (SECURE,)], ids=["cpu", "gpu", "secure"])
 @pytest.mark.parametrize("variables", [{}, {"PUBLISH": "9001", "WEIGHTS": "./mine", "GPUS": "2"}])
 def test_valid_by_the_specification(
     specification: dict[str, Any], overrides: tuple[str, ...], variables: dict[str, str]
@@ -106,6 +106,32 @@ def test_every_container_is_confined(compose: dict[str, Any]) -> None:
         assert service.get("user", "samovar") != "root", name
 
 
+def test_every_container_has_its_limits(compose: dict[str, Any]) -> None:
+    """Every container may use so much memory and so many processes and no more, by variables with defaults."""
+    for name, service in compose["services"].items():
+        assert re.fullmatch(r"[1-9][0-9]*g", service["mem_limit"]), name
+        assert 100 <= int(service["pids_limit"]) <= 4096, name
+    redis = compose["services"]["redis"]
+    held = redis["command"][redis["command"].index("--maxmemory") + 1]
+    # What clients are sent and what is torn while it is evicted comes on top.
+    assert int(redis["mem_limit"][:-1]) > int(held.removesuffix("gb"))
+
+
+def test_the_password_of_redis_is_a_file_that_the_services_alone_read(compose: dict[str, Any]) -> None:
+    """It is made in a volume that Redis writes and the encoder and the decoder read; no variable holds it."""
+    services = compose["services"]
+    assert "redis-password:/data" in services["redis"]["volumes"]
+    readers = {
+        name for name, service in services.items() if "redis-password:/run/redis:ro" in service.get("volumes", [])
+    }
+    assert readers == {"encoder", "decoder"}
+    for name in readers:
+        assert services[name]["environment"]["SAMOVAR_REDIS_PASSWORD_FILE"] == "/run/redis/password"
+        assert "@" in services[name]["environment"]["SAMOVAR_REDIS_URL"]
+    for service in services.values():
+        assert not any("PASSWORD" in key and not key.endswith("_FILE") for key in service.get("environment", {}))
+
+
 def test_replicas_can_be_added(compose: dict[str, Any]) -> None:
     """Encoders and decoders can be scaled: no fixed name, no fixed port, nothing of their own that is shared."""
     for name in ("encoder", "decoder"):
@@ -128,6 +154,18 @@ def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:
         assert ours <= understood[name], service
 
 
+def test_secrets_are_files() -> None:
+    """With keys and TLS each secret is a file, declared and mounted where a setting names it, for those who need it."""
+    compose = load_compose(SECURE, variables={"SECRETS": "/mine"})
+    declared = {f"/run/secrets/{name}": secret["file"] for name, secret in compose["secrets"].items()}
+    assert all(file == f"/mine/{path.rpartition('/')[2]}" for path, file in declared.items())
+    for name in ("encoder", "decoder", "gateway"):
+        service = compose["services"][name]
+        named = {value for value in service["environment"].values() if value.startswith("/run/secrets/")}
+        assert named == {f"/run/secrets/{secret}" for secret in service["secrets"]} <= set(declared), name
+    assert "secrets" not in compose["services"]["redis"]
+
+
 def test_every_value_is_accepted(compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every service accepts the values it is given."""
     for name, settings in OURS.items():
@@ -142,7 +180,8 @@ def test_encoder_and_decoder_serve_one_model(compose: dict[str, Any]) -> None:
     encoder, decoder, weights = (compose["services"][name] for name in ("encoder", "decoder", "weights"))
     model = {key: value for key, value in encoder["environment"].items() if key != "SAMOVAR_DEVICE"}
     assert model == decoder["environment"]
-    assert encoder["volumes"] == decoder["volumes"] == [f"{weights['volumes'][0]}:ro"]
+    assert encoder["volumes"] == decoder["volumes"]
+    assert encoder["volumes"][0] == f"{weights['volumes'][0]}:ro"
     for service in (encoder, decoder):
         assert service["depends_on"]["weights"] == {"condition": "service_completed_successfully"}
         assert service["depends_on"]["redis"] == {"condition": "service_healthy"}
@@ -164,7 +203,7 @@ def test_targets_are_services(compose: dict[str, Any]) -> None:
     environment = compose["services"]["gateway"]["environment"]
     assert environment["SAMOVAR_ENCODER_TARGET"] == f"encoder:{EncoderSettings.model_fields['port'].default}"
     assert environment["SAMOVAR_DECODER_TARGET"] == f"decoder:{DecoderSettings.model_fields['port'].default}"
-    assert compose["services"]["encoder"]["environment"]["SAMOVAR_REDIS_URL"].startswith("redis://redis:6379")
+    assert compose["services"]["encoder"]["environment"]["SAMOVAR_REDIS_URL"].startswith("redis://samovar@redis:6379")
     assert GatewaySettings.model_fields["port"].default == 9001
 
 
@@ -180,7 +219,7 @@ def test_the_override_reserves_a_gpu() -> None:
 
 def test_variables_are_explained() -> None:
     """Every variable of the compose files is named in their opening comments."""
-    for name in ("docker-compose.yml", GPU):
+    for name in ("docker-compose.yml", GPU, SECURE):
         explained = "\n".join(line for line in (ROOT / name).read_text().splitlines() if line.startswith("#"))
         for variable in variables_used(name) - {"CUDA_BASE"}:
             assert re.search(rf"\b{variable}\b", explained), f"{name}: {variable}"

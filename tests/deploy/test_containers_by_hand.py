@@ -10,16 +10,20 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sam.published import starter_checkpoint
-from tests.conftest import RedisServer, free_port, start_redis
+from samovar.certs import write_certificates
+from tests.conftest import free_port
+from tests.deploy.acl_redis import AclRedis, start_acl_redis
 from tests.deploy.compose import ROOT, load_compose
 from tests.deploy.dockerfile import SERVICES, Image, read_dockerfile
 from tests.samovar.processes import environment, wait_until
 
 COMPOSE = load_compose()["services"]
+SECURE = load_compose("docker-compose.secure.yml")["services"]
 NAMES = {"encoder_service": "encoder", "decoder_service": "decoder", "gateway": "gateway"}
 # A few seconds on an idle machine; the bound is for a busy one.
 HEALTHY_WITHIN_S = 120
@@ -64,14 +68,16 @@ class Container:
         return word
 
 
-def build(service: str, folder: Path, ports: dict[str, str], **variables: str) -> Container:
+def build(
+    service: str, folder: Path, ports: dict[str, str], compose: dict[str, Any] = COMPOSE, **variables: str
+) -> Container:
     """Lay out what the image of a service holds, and say what its container is told."""
     image = read_dockerfile(service).image
     for sources, destination in image.copies:
         for source in sources:
             shutil.copytree(ROOT / source, folder / destination, ignore=shutil.ignore_patterns("__pycache__"))
     told = {key: value for key, value in image.environment.items() if key != "PATH"}
-    told |= COMPOSE[NAMES[service]]["environment"]
+    told |= compose[NAMES[service]]["environment"]
     container = Container(image, folder, {}, ports)
     weights = str(folder / "weights")
     places = {"PYTHONPATH": str(folder), "SAMOVAR_HOST": "127.0.0.1", "SAMOVAR_WEIGHTS_DIR": weights}
@@ -80,19 +86,24 @@ def build(service: str, folder: Path, ports: dict[str, str], **variables: str) -
 
 
 @pytest.fixture
-def redis_by_compose(tmp_path: Path) -> Iterator[RedisServer]:
+def redis_by_compose(tmp_path: Path) -> Iterator[AclRedis]:
     """The Redis that compose would start."""
     (tmp_path / "redis").mkdir()
-    server = start_redis(tmp_path / "redis", *COMPOSE["redis"]["command"][1:])
+    server = start_acl_redis(tmp_path / "redis")
     yield server
     server.stop()
 
 
-def test_the_system_comes_up_and_goes_down(redis_by_compose: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("compose", [COMPOSE, SECURE], ids=["as it comes", "with keys and TLS"])
+def test_the_system_comes_up_and_goes_down(redis_by_compose: AclRedis, tmp_path: Path, compose: dict[str, Any]) -> None:
     """Every container becomes healthy by its own check, and SIGTERM ends each within its grace period."""
+    write_certificates(tmp_path / "secrets")
+    (tmp_path / "secrets" / "api-keys").write_text("a-key\n")
     inside = {"encoder_service": "50051", "decoder_service": "50052", "gateway": "9001"}
     listening = {service: str(free_port()) for service in SERVICES}
     ports = {"redis:6379": f"127.0.0.1:{redis_by_compose.port}"}
+    ports |= {"/run/secrets": str(tmp_path / "secrets")}
+    ports |= {"/run/redis/password": str(redis_by_compose.password_file)}
     ports |= {f"{NAMES[service]}:{inside[service]}": f"127.0.0.1:{listening[service]}" for service in SERVICES}
     ports |= {f"127.0.0.1:{inside[service]}": f"127.0.0.1:{listening[service]}" for service in SERVICES}
     running: dict[str, tuple[Container, subprocess.Popen[str]]] = {}
@@ -100,7 +111,7 @@ def test_the_system_comes_up_and_goes_down(redis_by_compose: RedisServer, tmp_pa
         for service in SERVICES:
             own = {"SAMOVAR_PORT": listening[service]}
             own |= {} if service == "gateway" else {"SAMOVAR_CHECKPOINT": "random:0"}
-            container = build(service, tmp_path / service, ports, **own)
+            container = build(service, tmp_path / service, ports, compose, **own)
             running[service] = (container, container.run(container.image.command))
         assert not running["encoder_service"][0].is_healthy(), "healthy before its weights can have been loaded"
         for container, process in running.values():
