@@ -29,6 +29,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CODE := sam encoder_service decoder_service gateway samovar starter bench protos tests tools
 BUF_VERSION := 1.75.0
+FUSED := decoder_service/fused
 
 .PHONY: help serve test acceptance faults compose-test soak lint proto docs bench clean
 
@@ -37,15 +38,15 @@ help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 	@sed -nE 's/^#   ([A-Z_]+ .*)/  \1/p' $(MAKEFILE_LIST)
 
-serve: $(VENV)/.ready-serve ## Set up if need be, and serve everything from one process (ARGS="--help" lists flags)
+serve: $(VENV)/.ready-serve $(VENV)/.fused ## Set up if need be, and serve everything from one process (ARGS="--help" lists flags)
 	@exec $(BIN)/python -m samovar serve $(ARGS)
 
-test: $(VENV)/.ready-dev ## Set up if need be, and run the tests (ARGS="-k words" picks some)
+test: $(VENV)/.ready-dev $(VENV)/.fused ## Set up if need be, and run the tests (ARGS="-k words" picks some)
 	@tools/ensure_redis.sh
 	@tools/ensure_chromium.sh
 	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-acceptance: $(VENV)/.ready-dev ## Drive it with real clients, the demo page in a browser among them
+acceptance: $(VENV)/.ready-dev $(VENV)/.fused ## Drive it with real clients, the demo page in a browser among them
 	@tools/ensure_redis.sh
 	@tools/ensure_chromium.sh
 	@tools/ensure_acceptance.sh $(BIN)/python
@@ -79,7 +80,7 @@ docs: $(VENV)/.ready-dev ## Write README's tables and the references of docs/ an
 	$(BIN)/python -m tools.http_reference
 	$(BIN)/python -m tools.grpc_reference
 
-bench: $(VENV)/.ready-dev ## List the benchmarks, each of which prints a table
+bench: $(VENV)/.ready-dev $(VENV)/.fused ## List the benchmarks, each of which prints a table
 	@echo "Run one with: $(BIN)/python -m bench.NAME"; ls bench/*.py 2>/dev/null || echo "(none yet)"
 
 clean: ## Remove the environment and everything generated, but not downloaded weights
@@ -107,3 +108,8 @@ $(VENV)/.ready-dev: pyproject.toml $(VENV)/.torch-$(TORCH)
 	@echo "Installing Samovar and what its tests need"
 	@$(PIP) install $(PIP_ARGS) -e '.[dev]'
 	@touch $(VENV)/.ready-serve $@
+
+# After the environment, of which only the Python is needed; built anew where a source has changed.
+$(VENV)/.fused: $(wildcard $(FUSED)/*.cpp $(FUSED)/*.h) $(FUSED)/build.py | $(VENV)/.torch-$(TORCH)
+	@$(BIN)/python -m decoder_service.fused.build
+	@touch $@

@@ -78,8 +78,7 @@ class FastMaskDecoder:
         self._dtype = dtype
         self._team = team
         self._prompt_encoder = prompt_encoder
-        self._iou_head = mask_decoder.iou_prediction_head
-        self._position = _as_positions(prompt_encoder.get_dense_pe())
+        self._position = as_positions(prompt_encoder.get_dense_pe())
         # Whole rows of positions, so that each part is a band of the mask.
         rows = torch.arange(TOKENS_SIDE).chunk(team.threads)
         self._cuts = [(int(part[0]) * TOKENS_SIDE, (int(part[-1]) + 1) * TOKENS_SIDE) for part in rows]
@@ -91,11 +90,14 @@ class FastMaskDecoder:
         self._final = TokenToImage(transformer.final_attn_token_to_image, dtype)
         self._final_norm = transformer.norm_final_attn
         self._upscaler = MaskUpscaler(mask_decoder.output_upscaling, dtype)
-        self._hypernetworks = _StackedMlps(mask_decoder.output_hypernetworks_mlps)
+        self._choose = MaskChooser(mask_decoder)
 
     def prepare(self, features: torch.Tensor) -> FastEmbedding:
         """Lay the image out as the decoder reads it; see `MaskDecoderEngine`."""
-        image = _as_positions(features) + self._no_mask
+        return self.prepare_positions(as_positions(features) + self._no_mask)
+
+    def prepare_positions(self, image: torch.Tensor) -> FastEmbedding:
+        """Cut the image, 4096x256 with the embedding of "no mask" added, into the parts that threads work on."""
         cast, positioned = image.to(self._dtype), (image + self._position).to(self._dtype)
         return FastEmbedding(
             tuple(
@@ -110,7 +112,7 @@ class FastMaskDecoder:
         """Predict the chosen masks; see `MaskDecoderEngine`."""
         if not isinstance(prepared, FastEmbedding):
             raise TypeError("the embedding was prepared by another engine")
-        sparse, dense = _embed_prompts(self._prompt_encoder, batch)
+        sparse, dense = embed_prompts(self._prompt_encoder, batch)
         if len(sparse) == 1:
             return self._decode(prepared, sparse, dense, choice, self._team.map)
         # Several prompts need not be cut into parts: each thread takes prompts of its own.
@@ -156,30 +158,13 @@ class FastMaskDecoder:
             parts, found = zip(*for_each(partial(_update_and_look, layer, side, looking, query), parts), strict=True)
         tokens = self._final_norm(tokens + self._final.output(combine(found), batch))
 
-        ious = self._iou_head(tokens[:, 0])
-        vectors, ious = self._choose(tokens[:, 1 : outputs.shape[1]], ious, choice)
+        vectors, ious = self._choose(tokens, choice)
         bands = for_each(lambda part: self._upscaler(part.image, vectors), parts)
         return torch.cat(bands, dim=2), ious
 
-    def _choose(
-        self, mask_tokens: torch.Tensor, ious: torch.Tensor, choice: MaskChoice
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the vectors, BxCx32, and IoU predictions, BxC, of the masks that are asked for."""
-        if choice is MaskChoice.SINGLE:
-            return self._hypernetworks(mask_tokens, slice(0, 1)), ious[:, :1]
-        if choice is MaskChoice.THREE:
-            return self._hypernetworks(mask_tokens, slice(1, 4)), ious[:, 1:]
-        best = 1 + ious[:, 1:].argmax(dim=1)
-        every = torch.arange(len(best))
-        if len(best) == 1:
-            vectors = self._hypernetworks(mask_tokens, slice(int(best), int(best) + 1))
-        else:
-            vectors = self._hypernetworks(mask_tokens, slice(0, 4))[every, best, None]
-        return vectors, ious[every, best, None]
-
     def _masked(self, prepared: FastEmbedding, dense: torch.Tensor) -> list[ImagePart]:
         """Put the embeddings of mask inputs, float32 Bx256x64x64, in the place of that of "no mask"."""
-        masks = torch.stack([_as_positions(mask[None]) for mask in dense]) - self._no_mask
+        masks = torch.stack([as_positions(mask[None]) for mask in dense]) - self._no_mask
         parts = []
         for (first, end), part in zip(self._cuts, prepared.parts, strict=True):
             image = part.image + masks[:, first:end].to(self._dtype)
@@ -237,9 +222,42 @@ def _one_after_another(work: Callable[[Any], Any], items: Sequence[Any]) -> list
     return [work(item) for item in items]
 
 
-def _as_positions(features: torch.Tensor) -> torch.Tensor:
+def as_positions(features: torch.Tensor) -> torch.Tensor:
     """Turn 1x256x64x64 into 4096x256. As a matrix: torch transposes those in blocks, others element by element."""
     return features[0].flatten(1).T.contiguous()
+
+
+class MaskChooser:
+    """Chooses masks by their IoU predictions, before any is made.
+
+    Args:
+        mask_decoder: upstream's `MaskDecoder`.
+    """
+
+    def __init__(self, mask_decoder: Any) -> None:
+        self._iou_head = mask_decoder.iou_prediction_head
+        self._masks = len(mask_decoder.output_hypernetworks_mlps)
+        self._hypernetworks = _StackedMlps(mask_decoder.output_hypernetworks_mlps)
+
+    def __call__(self, tokens: torch.Tensor, choice: MaskChoice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the vectors, BxCx32, and IoU predictions, BxC, of the masks that are asked for.
+
+        Args:
+            tokens: what the transformer made of all tokens, BxTx256: that of the IoU predictions and the masks' first.
+            choice: which masks are asked for.
+        """
+        ious, mask_tokens = self._iou_head(tokens[:, 0]), tokens[:, 1 : 1 + self._masks]
+        if choice is MaskChoice.SINGLE:
+            return self._hypernetworks(mask_tokens, slice(0, 1)), ious[:, :1]
+        if choice is MaskChoice.THREE:
+            return self._hypernetworks(mask_tokens, slice(1, 4)), ious[:, 1:]
+        best = 1 + ious[:, 1:].argmax(dim=1)
+        every = torch.arange(len(best))
+        if len(best) == 1:
+            vectors = self._hypernetworks(mask_tokens, slice(int(best), int(best) + 1))
+        else:
+            vectors = self._hypernetworks(mask_tokens, slice(0, 4))[every, best, None]
+        return vectors, ious[every, best, None]
 
 
 class _StackedMlps:
@@ -269,7 +287,7 @@ class _StackedMlps:
         return hidden.transpose(0, 1)
 
 
-def _embed_prompts(prompt_encoder: Any, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+def embed_prompts(prompt_encoder: Any, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the sparse embeddings, float32 BxTx256, and those of the mask inputs, Bx256x64x64, if there are any."""
     points = None
     if batch.point_coords is not None and batch.point_labels is not None:

@@ -8,18 +8,23 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 
 from decoder_service.cpu import has_fast_bfloat16
 from decoder_service.engine import MaskDecoderEngine, PreparedEmbedding
 from decoder_service.fast_mask_decoder import FastMaskDecoder
+from decoder_service.fused.library import LibraryMissing, load_library
+from decoder_service.fused.mask_decoder import FusedMaskDecoder
 from decoder_service.plain_mask_decoder import PlainMaskDecoder
 from decoder_service.prompts import MaskChoice, Prompt, PromptShape, batch_prompts
 from decoder_service.team import Team
 from sam.geometry import EMBEDDING_SHAPE, Size
 
-Engine = Literal["fast", "plain"]
+Engine = Literal["auto", "fused", "fast", "plain"]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+log = structlog.get_logger("decoder_service")
 
 _PROMPTS_PER_BATCH = 16
 """Prompts decoded together. Bounds memory (the plain engine holds some 40 MiB a prompt) and how long
@@ -44,18 +49,21 @@ class MaskPredictor:
 
     Attributes:
         team: the threads that compute one call.
+        engine: `fused`, `fast` or `plain`.
         precision: `float32` or `bfloat16`, of the image's side.
 
     Args:
         prompt_encoder: upstream's `PromptEncoder` with its weights; see `sam.modeling`.
         mask_decoder: upstream's `MaskDecoder` with its weights.
-        engine: `fast`, or `plain` for upstream's modules as they are.
-        precision: of the fast engine's work on the image side. `auto` is bfloat16 where the CPU
-            multiplies it in hardware, and otherwise float32. The plain engine is always float32.
-        team: the threads that compute one call of the fast engine. The plain one leaves that to torch.
+        engine: `fused` or `fast` for the rearranged arithmetic, compiled or in torch; `plain` for upstream's modules
+            as they are. `auto` is fused where the precision is bfloat16 and the compiled code can run, and otherwise
+            fast.
+        precision: of the work on the image side. `auto` is bfloat16 where the CPU multiplies it in hardware, and
+            otherwise float32. The fused engine is always bfloat16, and the plain one float32.
+        team: the threads that compute one call. The plain engine leaves that to torch.
 
     Raises:
-        ValueError: an unknown engine or precision.
+        ValueError: an unknown engine or precision, or one that cannot be had here.
     """
 
     def __init__(
@@ -63,7 +71,7 @@ class MaskPredictor:
         prompt_encoder: Any,
         mask_decoder: Any,
         *,
-        engine: Engine = "fast",
+        engine: Engine = "auto",
         precision: Precision = "auto",
         team: Team | None = None,
     ) -> None:
@@ -72,26 +80,41 @@ class MaskPredictor:
         prompt_encoder.eval().requires_grad_(False)
         mask_decoder.eval().requires_grad_(False)
         team = team or Team()
+        narrow = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
         if engine == "plain":
-            self._take(PlainMaskDecoder(prompt_encoder, mask_decoder), "float32", team)
-        elif engine == "fast":
-            narrow = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
+            self._take(PlainMaskDecoder(prompt_encoder, mask_decoder), "plain", "float32", team)
+            return
+        if engine not in ("auto", "fused", "fast"):
+            raise ValueError(f"engine is auto, fused, fast or plain, not {engine}")
+        if engine != "fast" and narrow:
+            try:
+                library = load_library()
+            except LibraryMissing as error:
+                if engine == "fused":
+                    raise ValueError(f"the fused engine cannot run: {error}") from None
+                log.info("the fused engine cannot run, so the fast one does", cause=str(error))
+            else:
+                with torch.inference_mode():
+                    fused = FusedMaskDecoder(prompt_encoder, mask_decoder, library, team)
+                self._take(fused, "fused", "bfloat16", team)
+                return
+        elif engine == "fused":
+            raise ValueError("the fused engine computes in bfloat16: set precision to bfloat16, or engine to fast")
+        with torch.inference_mode():
             dtype = torch.bfloat16 if narrow else torch.float32
-            with torch.inference_mode():
-                fast = FastMaskDecoder(prompt_encoder, mask_decoder, dtype, team)
-            self._take(fast, "bfloat16" if narrow else "float32", team)
-        else:
-            raise ValueError(f"engine is fast or plain, not {engine}")
+            fast = FastMaskDecoder(prompt_encoder, mask_decoder, dtype, team)
+        self._take(fast, "fast", "bfloat16" if narrow else "float32", team)
 
     @classmethod
     def of_engine(cls, engine: MaskDecoderEngine, team: Team) -> MaskPredictor:
         """Return a predictor around an engine that is built already and computes in float32."""
         predictor = cls.__new__(cls)
-        predictor._take(engine, "float32", team)
+        predictor._take(engine, type(engine).__name__, "float32", team)
         return predictor
 
-    def _take(self, engine: MaskDecoderEngine, precision: str, team: Team) -> None:
-        self._engine = engine
+    def _take(self, decoder: MaskDecoderEngine, engine: str, precision: str, team: Team) -> None:
+        self._decoder = decoder
+        self.engine = engine
         self.precision = precision
         self.team = team
 
@@ -108,7 +131,7 @@ class MaskPredictor:
             raise ValueError(f"an image embedding is 1x256x64x64, not {features.shape}")
         # A copy: the array may be a read-only view of a message or of the store's bytes.
         with torch.inference_mode():
-            return self._engine.prepare(torch.from_numpy(features.astype(np.float32)))
+            return self._decoder.prepare(torch.from_numpy(features.astype(np.float32)))
 
     def predict_masks(
         self, prepared: PreparedEmbedding, prompts: Sequence[Prompt], original_size: Size
@@ -143,5 +166,5 @@ class MaskPredictor:
         """Predict the masks of prompts that share a shape and a choice; see `batches`."""
         batch = batch_prompts(prompts, original_size)
         with torch.inference_mode():
-            logits, ious = self._engine.predict(prepared, batch, prompts[0].choice)
+            logits, ious = self._decoder.predict(prepared, batch, prompts[0].choice)
         return [MaskPrediction(mask_logits, iou) for mask_logits, iou in zip(logits.numpy(), ious.numpy(), strict=True)]

@@ -83,7 +83,7 @@ async def decoder_running(
                 port=bound,
                 model=model.name,
                 checkpoint=model.origin.value,
-                engine=options.decoder_engine,
+                engine=predictor.engine,
                 precision=predictor.precision,
                 cores=cores,
                 threads=team.threads,

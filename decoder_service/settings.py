@@ -13,11 +13,15 @@ from sam.settings import AuthSettings, ModelSettings, RpcServerSettings, StoreSe
 class DecoderOptions(ModelSettings, StoreSettings, AuthSettings):
     """Everything but where the service listens."""
 
-    decoder_engine: Literal["fast", "plain"] = Field(
-        "fast", description="plain runs SAM's mask decoder as its authors wrote it; fast computes the same rearranged."
+    decoder_engine: Literal["auto", "fused", "fast", "plain"] = Field(
+        "auto",
+        description="plain runs SAM's mask decoder as its authors wrote it; fast computes the same rearranged; fused does "
+        "so in compiled code, for CPUs with AVX-512 BF16 or AMX; auto: fused where it can run, else fast.",
     )
     decoder_precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="The fast engine's number format; auto: bfloat16 where the CPU multiplies it, else float32."
+        "auto",
+        description="The number format of the image's side; auto: bfloat16 where the CPU multiplies it, else float32. "
+        "With float32 the engine is fast or plain.",
     )
     decoder_workers: int = Field(
         0, ge=0, le=256, description="How many calls are computed at once; 0: as many as this process has cores."

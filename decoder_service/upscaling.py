@@ -29,8 +29,8 @@ class MaskUpscaler:
 
     def __init__(self, output_upscaling: Any, dtype: torch.dtype) -> None:
         first, norm, _, second, _ = output_upscaling
-        self._first_weight, self._first_bias = _as_product(first, dtype)
-        self._second_weight, self._second_bias = _as_product(second, dtype)
+        self._first_weight, self._first_bias = as_product(first, dtype)
+        self._second_weight, self._second_bias = as_product(second, dtype)
         self._middle: int = first.weight.shape[1]
         self._norm_weight, self._norm_bias = norm.weight.to(dtype), norm.bias.to(dtype)
         self._norm_eps: float = norm.eps
@@ -61,7 +61,7 @@ class MaskUpscaler:
         return logits.permute(0, 5, 1, 3, 2, 4).float().reshape(batch, masks, rows * _BLOCK, TOKENS_SIDE * _BLOCK)
 
 
-def _as_product(convolution: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def as_product(convolution: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a transposed convolution as a weight, inputs x (2x2 outputs), and a bias of that width."""
     weight: torch.Tensor = convolution.weight  # inputs x outputs x 2 x 2
     product = weight.permute(0, 2, 3, 1).flatten(1).contiguous().to(dtype)

@@ -1,0 +1,315 @@
+// The tokens' side of SAM's mask decoder in float32: what happens to the few tokens of prompts between two walks over the
+// image. Called from mask_decoder.py; the arithmetic is that of token_attention.py.
+//
+// Matrices are row-major, weights inputs x outputs. Rows are prompts x tokens. What belongs to heads is heads x rows x
+// channels.
+
+#include "numbers.h"
+
+namespace {
+
+using namespace samovar;
+
+constexpr int INNER = 128;            // channels of the attention between tokens and image, all heads
+constexpr int INNER_HEAD = 16;        // of one head
+constexpr int SELF_HEAD = 32;         // of one head among tokens
+constexpr int WIDE = 2048;            // of the perceptron between
+constexpr int ROWS_AT_ONCE = 8;
+constexpr float NORM_EPSILON = 1e-5f;
+
+struct Linear {
+    const float* weight;
+    const float* bias;  // null: none
+};
+
+struct Norm {
+    const float* weight;
+    const float* bias;
+};
+
+struct TokenToImage {
+    Linear query;
+    const float* absorbed_key;    // heads x INNER_HEAD x channels, scaled
+    const float* absorbed_value;  // heads x channels x INNER_HEAD
+    const float* value_bias;      // heads x INNER_HEAD
+    Linear out;
+};
+
+struct ImageToToken {
+    Linear key, value;
+    const float* absorbed_query;  // heads x INNER_HEAD x channels, scaled
+    const float* query_bias;      // heads x INNER_HEAD, scaled
+    const float* absorbed_out;    // heads x INNER_HEAD x channels
+    const float* out_bias;        // channels, an eighth of it
+};
+
+// In the order in which mask_decoder.py lists the addresses.
+struct Layer {
+    Linear self_query, self_key, self_value, self_out;
+    Norm first;
+    TokenToImage to_image;
+    Norm second;
+    Linear widen, narrow;
+    Norm third;
+    ImageToToken to_tokens;
+};
+
+struct Weights {
+    Layer layers[2];
+    TokenToImage last;
+    Norm last_norm;
+};
+
+template <int ROWS, int WIDTH>
+void strip(const float* x, int stride_x, int k, const float* weight, int columns, const float* bias, float* out,
+           int stride) {
+    __m512 sum[ROWS][WIDTH];
+    for (int j = 0; j < WIDTH; ++j) {
+        const __m512 begin = bias ? _mm512_loadu_ps(bias + 16 * j) : _mm512_setzero_ps();
+        for (int i = 0; i < ROWS; ++i) sum[i][j] = begin;
+    }
+    for (int at = 0; at < k; ++at) {
+        __m512 right[WIDTH];
+        for (int j = 0; j < WIDTH; ++j) right[j] = _mm512_loadu_ps(weight + (long)at * columns + 16 * j);
+        for (int i = 0; i < ROWS; ++i) {
+            const __m512 left = _mm512_set1_ps(x[i * stride_x + at]);
+            for (int j = 0; j < WIDTH; ++j) sum[i][j] = _mm512_fmadd_ps(left, right[j], sum[i][j]);
+        }
+    }
+    for (int i = 0; i < ROWS; ++i)
+        for (int j = 0; j < WIDTH; ++j) _mm512_storeu_ps(out + i * stride + 16 * j, sum[i][j]);
+}
+
+template <int WIDTH>
+void strips(int rows, const float* x, int stride_x, int k, const float* weight, int columns, const float* bias,
+            float* out, int stride) {
+    for (; rows >= ROWS_AT_ONCE; rows -= ROWS_AT_ONCE, x += ROWS_AT_ONCE * stride_x, out += ROWS_AT_ONCE * stride)
+        strip<ROWS_AT_ONCE, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+    switch (rows) {
+        case 7: return strip<7, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+        case 6: return strip<6, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+        case 5: return strip<5, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+        case 4: return strip<4, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+        case 3: return strip<3, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+        case 2: return strip<2, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+        case 1: return strip<1, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+        default: return;
+    }
+}
+
+// out (rows x columns) = x (rows x k) . weight (k x columns) + bias
+void multiply(const float* x, int stride_x, int rows, int k, const float* weight, const float* bias, int columns,
+              float* out, int stride) {
+    int column = 0;
+    for (; column + 48 <= columns; column += 48)
+        strips<3>(rows, x, stride_x, k, weight + column, columns, bias ? bias + column : nullptr, out + column, stride);
+    for (; column < columns; column += 16)
+        strips<1>(rows, x, stride_x, k, weight + column, columns, bias ? bias + column : nullptr, out + column, stride);
+}
+
+void apply(const Linear& linear, const float* x, int rows, int inputs, int outputs, float* out) {
+    multiply(x, inputs, rows, inputs, linear.weight, linear.bias, outputs, out, outputs);
+}
+
+// Each head's part of `x` (rows x heads * inner) times its own matrix: to heads x rows x channels.
+void apply_by_head(const float* x, int rows, const float* matrices, const float* bias, float* out) {
+    for (int head = 0; head < HEADS; ++head)
+        multiply(x + head * INNER_HEAD, INNER, rows, INNER_HEAD, matrices + head * INNER_HEAD * CHANNELS, bias, CHANNELS,
+                 out + (long)head * rows * CHANNELS, CHANNELS);
+}
+
+void add(float* to, const float* what, const float* more, int size) {
+    for (int i = 0; i < size; i += 16)
+        _mm512_storeu_ps(to + i, _mm512_add_ps(_mm512_loadu_ps(what + i), _mm512_loadu_ps(more + i)));
+}
+
+void apply(const Norm& norm, float* x, int rows) {
+    for (int row = 0; row < rows; ++row, x += CHANNELS) {
+        __m512 value[16];
+        for (int i = 0; i < 16; ++i) value[i] = _mm512_loadu_ps(x + 16 * i);
+        normalise<CHANNELS>(value, NORM_EPSILON);
+        for (int i = 0; i < 16; ++i)
+            _mm512_storeu_ps(x + 16 * i, _mm512_fmadd_ps(value[i], _mm512_loadu_ps(norm.weight + 16 * i),
+                                                         _mm512_loadu_ps(norm.bias + 16 * i)));
+    }
+}
+
+// Buffers for the rows of one call.
+struct Room {
+    float* at;
+
+    float* take(long size) {
+        float* taken = at;
+        at += size;
+        return taken;
+    }
+};
+
+// Attention among the tokens of each prompt: out = its result, rows x channels.
+void attend_to_self(const Layer& layer, const float* tokens, const float* positioned, int prompts, int count,
+                    Room room, float* out) {
+    const int rows = prompts * count;
+    float* query = room.take((long)rows * CHANNELS);
+    float* key = room.take((long)rows * CHANNELS);
+    float* value = room.take((long)rows * CHANNELS);
+    float* found = room.take((long)rows * CHANNELS);
+    apply(layer.self_query, positioned, rows, CHANNELS, CHANNELS, query);
+    apply(layer.self_key, positioned, rows, CHANNELS, CHANNELS, key);
+    apply(layer.self_value, tokens, rows, CHANNELS, CHANNELS, value);
+    const float scale = 1 / std::sqrt((float)SELF_HEAD);
+    for (int row = 0; row < rows; ++row) {
+        const int first = row / count * count;
+        for (int head = 0; head < HEADS; ++head) {
+            const int at = head * SELF_HEAD;
+            const __m512 q0 = _mm512_loadu_ps(query + row * CHANNELS + at);
+            const __m512 q1 = _mm512_loadu_ps(query + row * CHANNELS + at + 16);
+            float score[MAX_TOKENS], high = -std::numeric_limits<float>::infinity(), sum = 0;
+            for (int other = 0; other < count; ++other) {
+                const float* k = key + (first + other) * CHANNELS + at;
+                const __m512 product = _mm512_fmadd_ps(q0, _mm512_loadu_ps(k), _mm512_mul_ps(q1, _mm512_loadu_ps(k + 16)));
+                score[other] = scale * _mm512_reduce_add_ps(product);
+                high = std::max(high, score[other]);
+            }
+            __m512 v0 = _mm512_setzero_ps(), v1 = _mm512_setzero_ps();
+            for (int other = 0; other < count; ++other) {
+                const float share = std::exp(score[other] - high);
+                const float* v = value + (first + other) * CHANNELS + at;
+                sum += share;
+                v0 = _mm512_fmadd_ps(_mm512_set1_ps(share), _mm512_loadu_ps(v), v0);
+                v1 = _mm512_fmadd_ps(_mm512_set1_ps(share), _mm512_loadu_ps(v + 16), v1);
+            }
+            const __m512 factor = _mm512_set1_ps(1 / sum);
+            _mm512_storeu_ps(found + row * CHANNELS + at, _mm512_mul_ps(v0, factor));
+            _mm512_storeu_ps(found + row * CHANNELS + at + 16, _mm512_mul_ps(v1, factor));
+        }
+    }
+    apply(layer.self_out, found, rows, CHANNELS, CHANNELS, out);
+}
+
+// What the tokens look for in the image: heads x rows x channels.
+void ask(const TokenToImage& attention, const float* positioned, int rows, Room room, float* query) {
+    float* projected = room.take((long)rows * INNER);
+    apply(attention.query, positioned, rows, CHANNELS, INNER, projected);
+    apply_by_head(projected, rows, attention.absorbed_key, nullptr, query);
+}
+
+// Adds to the tokens what they found in the parts of the image: `means` are parts x heads x rows x channels, and
+// `logsumexp` parts x heads x rows.
+void take_in(const TokenToImage& attention, const float* means, const float* logsumexp, int parts, int rows, Room room,
+             float* tokens) {
+    float* joined = room.take((long)rows * CHANNELS);
+    float* values = room.take((long)rows * INNER);
+    float* out = room.take((long)rows * CHANNELS);
+    for (int head = 0; head < HEADS; ++head) {
+        for (int row = 0; row < rows; ++row) {
+            float high = -std::numeric_limits<float>::infinity(), sum = 0;
+            for (int part = 0; part < parts; ++part)
+                high = std::max(high, logsumexp[((long)part * HEADS + head) * rows + row]);
+            float* to = joined + (long)row * CHANNELS;
+            std::fill(to, to + CHANNELS, 0.0f);
+            for (int part = 0; part < parts; ++part) {
+                const long at = ((long)part * HEADS + head) * rows + row;
+                const float share = std::exp(logsumexp[at] - high);
+                sum += share;
+                for (int i = 0; i < CHANNELS; i += 16)
+                    _mm512_storeu_ps(to + i, _mm512_fmadd_ps(_mm512_set1_ps(share),
+                                                             _mm512_loadu_ps(means + at * CHANNELS + i),
+                                                             _mm512_loadu_ps(to + i)));
+            }
+            const __m512 factor = _mm512_set1_ps(1 / sum);
+            for (int i = 0; i < CHANNELS; i += 16)
+                _mm512_storeu_ps(to + i, _mm512_mul_ps(factor, _mm512_loadu_ps(to + i)));
+        }
+        multiply(joined, CHANNELS, rows, CHANNELS, attention.absorbed_value + (long)head * CHANNELS * INNER_HEAD,
+                 attention.value_bias + head * INNER_HEAD, INNER_HEAD, values + head * INNER_HEAD, INNER);
+    }
+    apply(attention.out, values, rows, INNER, CHANNELS, out);
+    add(tokens, tokens, out, rows * CHANNELS);
+}
+
+void perceive(const Layer& layer, int rows, Room room, float* tokens) {
+    float* wide = room.take((long)rows * WIDE);
+    float* out = room.take((long)rows * CHANNELS);
+    apply(layer.widen, tokens, rows, CHANNELS, WIDE, wide);
+    for (long i = 0; i < (long)rows * WIDE; i += 16)
+        _mm512_storeu_ps(wide + i, _mm512_max_ps(_mm512_loadu_ps(wide + i), _mm512_setzero_ps()));
+    apply(layer.narrow, wide, rows, WIDE, CHANNELS, out);
+    add(tokens, tokens, out, rows * CHANNELS);
+}
+
+// What the image finds at the tokens.
+void show(const ImageToToken& attention, const float* tokens, const float* positioned, int rows, Room room,
+          float* vectors, float* offsets, float* values) {
+    float* key = room.take((long)rows * INNER);
+    float* value = room.take((long)rows * INNER);
+    apply(attention.key, positioned, rows, CHANNELS, INNER, key);
+    apply(attention.value, tokens, rows, CHANNELS, INNER, value);
+    apply_by_head(key, rows, attention.absorbed_query, nullptr, vectors);
+    apply_by_head(value, rows, attention.absorbed_out, attention.out_bias, values);
+    for (int head = 0; head < HEADS; ++head)
+        for (int row = 0; row < rows; ++row) {
+            const int at = head * INNER_HEAD;
+            offsets[head * rows + row] = _mm512_reduce_add_ps(
+                _mm512_mul_ps(_mm512_loadu_ps(key + row * INNER + at), _mm512_loadu_ps(attention.query_bias + at)));
+        }
+}
+
+}  // namespace
+
+extern "C" {
+
+// The floats of room that calls below need for so many rows.
+long samovar_room(int rows) { return (long)rows * (WIDE + 6 * CHANNELS); }
+
+// Begins with the tokens, prompts x tokens x channels, which at first are their own position encoding. Writes what they
+// are after their attention among themselves, and what they look for in the image.
+void samovar_begin_tokens(const void* weights, const float* position, int prompts, int count, float* tokens,
+                          float* query, float* room_begin) {
+    const Weights& all = *static_cast<const Weights*>(weights);
+    const int rows = prompts * count;
+    Room room{room_begin};
+    float* positioned = room.take((long)rows * CHANNELS);
+    attend_to_self(all.layers[0], position, position, prompts, count, room, tokens);
+    apply(all.layers[0].first, tokens, rows);
+    add(positioned, tokens, position, rows * CHANNELS);
+    ask(all.layers[0].to_image, positioned, rows, room, query);
+}
+
+// Goes on, after the tokens of a layer have looked into the image: writes what the image finds at them, and what the
+// next layer, or the last attention, looks for.
+void samovar_next_tokens(const void* weights, int layer_index, const float* position, int prompts, int count,
+                         const float* means, const float* logsumexp, int parts, float* tokens, float* vectors,
+                         float* offsets, float* values, float* query, float* room_begin) {
+    const Weights& all = *static_cast<const Weights*>(weights);
+    const Layer& layer = all.layers[layer_index];
+    const int rows = prompts * count;
+    Room room{room_begin};
+    float* positioned = room.take((long)rows * CHANNELS);
+    take_in(layer.to_image, means, logsumexp, parts, rows, room, tokens);
+    apply(layer.second, tokens, rows);
+    perceive(layer, rows, room, tokens);
+    apply(layer.third, tokens, rows);
+    add(positioned, tokens, position, rows * CHANNELS);
+    show(layer.to_tokens, tokens, positioned, rows, room, vectors, offsets, values);
+    if (layer_index == 0) {
+        const Layer& following = all.layers[1];
+        float* attended = room.take((long)rows * CHANNELS);
+        attend_to_self(following, tokens, positioned, prompts, count, room, attended);
+        add(tokens, tokens, attended, rows * CHANNELS);
+        apply(following.first, tokens, rows);
+        add(positioned, tokens, position, rows * CHANNELS);
+        ask(following.to_image, positioned, rows, room, query);
+    } else {
+        ask(all.last, positioned, rows, room, query);
+    }
+}
+
+// Ends, after the last look into the image: writes the tokens as the model's heads read them.
+void samovar_end_tokens(const void* weights, int prompts, int count, const float* means, const float* logsumexp,
+                        int parts, float* tokens, float* room_begin) {
+    const Weights& all = *static_cast<const Weights*>(weights);
+    const int rows = prompts * count;
+    take_in(all.last, means, logsumexp, parts, rows, Room{room_begin}, tokens);
+    apply(all.last_norm, tokens, rows);
+}
+}
