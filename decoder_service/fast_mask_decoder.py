@@ -24,6 +24,7 @@ import torch
 from torch.nn import functional
 
 from decoder_service.engine import PreparedEmbedding
+from decoder_service.prompt_embedding import PromptEmbedder
 from decoder_service.prompts import MaskChoice, PromptBatch
 from decoder_service.team import Team
 from decoder_service.token_attention import Attended, ImageToToken, SelfAttention, TokenSide, TokenToImage, combine
@@ -77,7 +78,7 @@ class FastMaskDecoder:
     def __init__(self, prompt_encoder: Any, mask_decoder: Any, dtype: torch.dtype, team: Team) -> None:
         self._dtype = dtype
         self._team = team
-        self._prompt_encoder = prompt_encoder
+        self._embed_prompts = PromptEmbedder(prompt_encoder)
         self._position = as_positions(prompt_encoder.get_dense_pe())
         # Whole rows of positions, so that each part is a band of the mask.
         rows = torch.arange(TOKENS_SIDE).chunk(team.threads)
@@ -112,7 +113,7 @@ class FastMaskDecoder:
         """Predict the chosen masks; see `MaskDecoderEngine`."""
         if not isinstance(prepared, FastEmbedding):
             raise TypeError("the embedding was prepared by another engine")
-        sparse, dense = embed_prompts(self._prompt_encoder, batch)
+        sparse, dense = self._embed_prompts(batch)
         if len(sparse) == 1:
             return self._decode(prepared, sparse, dense, choice, self._team.map)
         # Several prompts need not be cut into parts: each thread takes prompts of its own.
@@ -285,16 +286,3 @@ class _StackedMlps:
             if level < last:
                 hidden = functional.relu(hidden)
         return hidden.transpose(0, 1)
-
-
-def embed_prompts(prompt_encoder: Any, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the sparse embeddings, float32 BxTx256, and those of the mask inputs, Bx256x64x64, if there are any."""
-    points = None
-    if batch.point_coords is not None and batch.point_labels is not None:
-        points = torch.from_numpy(batch.point_coords), torch.from_numpy(batch.point_labels)
-    sparse, dense = prompt_encoder(
-        points=points,
-        boxes=None if batch.boxes is None else torch.from_numpy(batch.boxes),
-        masks=None if batch.mask_inputs is None else torch.from_numpy(batch.mask_inputs),
-    )
-    return sparse, None if batch.mask_inputs is None else dense

@@ -15,8 +15,8 @@ class DecoderOptions(ModelSettings, StoreSettings, AuthSettings):
 
     decoder_engine: Literal["auto", "fused", "fast", "plain"] = Field(
         "auto",
-        description="plain runs SAM's mask decoder as its authors wrote it; fast computes the same rearranged; fused does "
-        "so in compiled code, for CPUs with AVX-512 BF16 or AMX; auto: fused where it can run, else fast.",
+        description="plain runs SAM's mask decoder as its authors wrote it; fast computes the same rearranged; fused "
+        "does so in compiled code, for CPUs with AVX-512 BF16 or AMX; auto: fused where it can run, else fast.",
     )
     decoder_precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

@@ -1,7 +1,7 @@
 """Compiles the fused engine: `python -m decoder_service.fused.build`.
 
-`make` and the decoder's Dockerfile do so. Without a C++ compiler, or on another processor than x86-64, nothing is built,
-one line says so, and the decoder runs its other engines.
+`make` and the decoder's Dockerfile do so. Without a C++ compiler, or on another processor than x86-64, nothing is
+built, one line says so, and the decoder runs its other engines.
 """
 
 from __future__ import annotations

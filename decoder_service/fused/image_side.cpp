@@ -197,23 +197,27 @@ void pack_positions(const bf16* block, bf16* packed) {
 template <int ISA>
 struct Products;
 
+// GCC's intrinsics for tiles do not tell it which memory they touch.
+inline void settle_memory() { asm volatile("" ::: "memory"); }
+
+// Eight tiles of 16 rows of 64 bytes: palette, first row, reserved, bytes in each row, rows.
+struct alignas(64) Configuration {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+constexpr Configuration CONFIGURATION;
+
 template <>
 struct Products<AMX> {
-    Products() {
-        alignas(64) uint8_t config[64] = {};
-        config[0] = 1;
-        for (int tile = 0; tile < 8; ++tile) {
-            config[16 + 2 * tile] = 64;
-            config[48 + tile] = 16;
-        }
-        _tile_loadconfig(config);
-    }
+    Products() { _tile_loadconfig(&CONFIGURATION); }
     ~Products() { _tile_release(); }
 
     template <bool ADD>
     void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
         const int steps = k / DEPTH, bytes_a = 2 * stride_a, bytes = 4 * stride;
         int tile = 0;
+        settle_memory();
         for (; tile + 1 < tiles; tile += 2)
             for (int row = 0; row < rows; row += 32) {
                 float* to = out + row * stride + tile * TILE;
@@ -243,8 +247,7 @@ struct Products<AMX> {
                 _tile_stored(2, to + 16 * stride, bytes);
                 _tile_stored(3, to + 16 * stride + TILE, bytes);
             }
-        if (tile == tiles) return;
-        for (int row = 0; row < rows; row += 32) {
+        for (int row = 0; tile < tiles && row < rows; row += 32) {
             float* to = out + row * stride + tile * TILE;
             if (ADD) {
                 _tile_loadd(0, to, bytes);
@@ -263,6 +266,7 @@ struct Products<AMX> {
             _tile_stored(0, to, bytes);
             _tile_stored(2, to + 16 * stride, bytes);
         }
+        settle_memory();
     }
 };
 

@@ -59,11 +59,12 @@ def sources_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def load_library(isa: Isa | None = None) -> Library:
+def load_library(isa: Isa | None = None, path: Path = LIBRARY) -> Library:
     """Load the library.
 
     Args:
         isa: how to multiply; None: as is fastest here.
+        path: where it is.
 
     Raises:
         LibraryMissing: it was not compiled, or this CPU or system cannot run it.
@@ -72,15 +73,16 @@ def load_library(isa: Isa | None = None) -> Library:
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if not capabilities.get("avx512_bf16"):
         raise LibraryMissing("this CPU does not multiply bfloat16 (AVX-512 BF16)")
-    if not LIBRARY.exists():
+    if not path.exists():
         raise LibraryMissing("it was not compiled: run python -m decoder_service.fused.build")
     try:
-        functions = ctypes.CDLL(str(LIBRARY))
+        functions = ctypes.CDLL(str(path))
     except OSError as error:
         raise LibraryMissing(f"it cannot be loaded ({error})") from None
-    _declare(functions)
+    functions.samovar_sources.restype = ctypes.c_char_p
     if functions.samovar_sources().decode() != sources_digest():
         raise LibraryMissing("it is another version's: run python -m decoder_service.fused.build")
+    _declare(functions)
     amx = functions.samovar_begin() == 0 and bool(capabilities.get("amx_bf16"))
     if isa is Isa.AMX and not amx:
         raise LibraryMissing("this CPU or system has no AMX")
@@ -121,6 +123,5 @@ def _declare(functions: ctypes.CDLL) -> None:
     for name, arguments in signatures.items():
         function = getattr(functions, name)
         function.argtypes, function.restype = arguments, None
-    functions.samovar_begin.argtypes = functions.samovar_sources.argtypes = []
-    functions.samovar_sources.restype = ctypes.c_char_p
+    functions.samovar_begin.argtypes = []
     functions.samovar_room.argtypes, functions.samovar_room.restype = [integer], long

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import torch
 
 from decoder_service.engine import PreparedEmbedding
-from decoder_service.fast_mask_decoder import FastMaskDecoder, MaskChooser, as_positions, embed_prompts
+from decoder_service.fast_mask_decoder import FastMaskDecoder, MaskChooser, as_positions
 from decoder_service.fused.image_side import ImageSide, Linear, Norm
 from decoder_service.fused.library import BLOCK, HEADS, MAX_TOKENS, Library
 from decoder_service.fused.token_side import TokenSide, TokenSides
+from decoder_service.prompt_embedding import PromptEmbedder
 from decoder_service.prompts import MaskChoice, PromptBatch
 from decoder_service.team import Team
 from decoder_service.upscaling import as_product
@@ -78,7 +79,7 @@ class FusedMaskDecoder:
     def __init__(self, prompt_encoder: Any, mask_decoder: Any, library: Library, team: Team) -> None:
         self._image_side = ImageSide(library)
         self._team = team
-        self._prompt_encoder = prompt_encoder
+        self._embed_prompts = PromptEmbedder(prompt_encoder)
         # For prompts with more tokens than the library takes.
         self._fast = FastMaskDecoder(prompt_encoder, mask_decoder, torch.bfloat16, team)
         self._position = as_positions(prompt_encoder.get_dense_pe()).to(torch.bfloat16)
@@ -104,7 +105,7 @@ class FusedMaskDecoder:
         """Predict the chosen masks; see `MaskDecoderEngine`."""
         if not isinstance(prepared, FusedEmbedding):
             raise TypeError("the embedding was prepared by another engine")
-        sparse, dense = embed_prompts(self._prompt_encoder, batch)
+        sparse, dense = self._embed_prompts(batch)
         if sparse.shape[1] + len(self._output_tokens) > MAX_TOKENS:
             return self._fast.predict(self._fast.prepare_positions(prepared.image), batch, choice)
         images = [prepared.image] * len(sparse) if dense is None else self._masked(prepared, dense)

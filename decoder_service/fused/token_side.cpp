@@ -1,8 +1,8 @@
 // The tokens' side of SAM's mask decoder in float32: what happens to the few tokens of prompts between two walks over the
 // image. Called from mask_decoder.py; the arithmetic is that of token_attention.py.
 //
-// Matrices are row-major, weights inputs x outputs. Rows are prompts x tokens. What belongs to heads is heads x rows x
-// channels.
+// Matrices are row-major. Rows are prompts x tokens. What belongs to heads is heads x rows x channels. Weights, inputs x
+// outputs, are cut into strips of 32 outputs, which lie one after another: so they are read from beginning to end.
 
 #include "numbers.h"
 
@@ -15,6 +15,7 @@ constexpr int INNER_HEAD = 16;        // of one head
 constexpr int SELF_HEAD = 32;         // of one head among tokens
 constexpr int WIDE = 2048;            // of the perceptron between
 constexpr int ROWS_AT_ONCE = 8;
+constexpr int STRIP = 32;
 constexpr float NORM_EPSILON = 1e-5f;
 
 struct Linear {
@@ -61,16 +62,15 @@ struct Weights {
 };
 
 template <int ROWS, int WIDTH>
-void strip(const float* x, int stride_x, int k, const float* weight, int columns, const float* bias, float* out,
-           int stride) {
+void strip(const float* x, int stride_x, int k, const float* weight, const float* bias, float* out, int stride) {
     __m512 sum[ROWS][WIDTH];
     for (int j = 0; j < WIDTH; ++j) {
         const __m512 begin = bias ? _mm512_loadu_ps(bias + 16 * j) : _mm512_setzero_ps();
         for (int i = 0; i < ROWS; ++i) sum[i][j] = begin;
     }
-    for (int at = 0; at < k; ++at) {
+    for (int at = 0; at < k; ++at, weight += 16 * WIDTH) {
         __m512 right[WIDTH];
-        for (int j = 0; j < WIDTH; ++j) right[j] = _mm512_loadu_ps(weight + (long)at * columns + 16 * j);
+        for (int j = 0; j < WIDTH; ++j) right[j] = _mm512_loadu_ps(weight + 16 * j);
         for (int i = 0; i < ROWS; ++i) {
             const __m512 left = _mm512_set1_ps(x[i * stride_x + at]);
             for (int j = 0; j < WIDTH; ++j) sum[i][j] = _mm512_fmadd_ps(left, right[j], sum[i][j]);
@@ -81,30 +81,28 @@ void strip(const float* x, int stride_x, int k, const float* weight, int columns
 }
 
 template <int WIDTH>
-void strips(int rows, const float* x, int stride_x, int k, const float* weight, int columns, const float* bias,
-            float* out, int stride) {
+void strips(int rows, const float* x, int stride_x, int k, const float* weight, const float* bias, float* out,
+            int stride) {
     for (; rows >= ROWS_AT_ONCE; rows -= ROWS_AT_ONCE, x += ROWS_AT_ONCE * stride_x, out += ROWS_AT_ONCE * stride)
-        strip<ROWS_AT_ONCE, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+        strip<ROWS_AT_ONCE, WIDTH>(x, stride_x, k, weight, bias, out, stride);
     switch (rows) {
-        case 7: return strip<7, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
-        case 6: return strip<6, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
-        case 5: return strip<5, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
-        case 4: return strip<4, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
-        case 3: return strip<3, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
-        case 2: return strip<2, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
-        case 1: return strip<1, WIDTH>(x, stride_x, k, weight, columns, bias, out, stride);
+        case 7: return strip<7, WIDTH>(x, stride_x, k, weight, bias, out, stride);
+        case 6: return strip<6, WIDTH>(x, stride_x, k, weight, bias, out, stride);
+        case 5: return strip<5, WIDTH>(x, stride_x, k, weight, bias, out, stride);
+        case 4: return strip<4, WIDTH>(x, stride_x, k, weight, bias, out, stride);
+        case 3: return strip<3, WIDTH>(x, stride_x, k, weight, bias, out, stride);
+        case 2: return strip<2, WIDTH>(x, stride_x, k, weight, bias, out, stride);
+        case 1: return strip<1, WIDTH>(x, stride_x, k, weight, bias, out, stride);
         default: return;
     }
 }
 
-// out (rows x columns) = x (rows x k) . weight (k x columns) + bias
+// out (rows x columns) = x (rows x k) . weight (k x columns) + bias; columns are strips, or half of one.
 void multiply(const float* x, int stride_x, int rows, int k, const float* weight, const float* bias, int columns,
               float* out, int stride) {
-    int column = 0;
-    for (; column + 48 <= columns; column += 48)
-        strips<3>(rows, x, stride_x, k, weight + column, columns, bias ? bias + column : nullptr, out + column, stride);
-    for (; column < columns; column += 16)
-        strips<1>(rows, x, stride_x, k, weight + column, columns, bias ? bias + column : nullptr, out + column, stride);
+    if (columns < STRIP) return strips<1>(rows, x, stride_x, k, weight, bias, out, stride);
+    for (int column = 0; column < columns; column += STRIP)
+        strips<2>(rows, x, stride_x, k, weight + (long)column * k, bias ? bias + column : nullptr, out + column, stride);
 }
 
 void apply(const Linear& linear, const float* x, int rows, int inputs, int outputs, float* out) {

@@ -15,6 +15,7 @@ import torch
 from decoder_service.fused.library import CHANNELS, HEADS, Library, address
 
 _NORM_EPSILON = 1e-5
+_STRIP = 32
 
 
 class TokenSides:
@@ -144,7 +145,7 @@ def _last(transformer: Any) -> Iterator[torch.Tensor]:
 def _token_to_image(attention: Any) -> Iterator[torch.Tensor]:
     yield from _linear(attention.q_proj)
     # The bias of k adds the same to a whole row of scores and drops out of the softmax.
-    yield _by_head(attention.k_proj) / math.sqrt(attention.q_proj.out_features // HEADS)
+    yield _in_strips(_by_head(attention.k_proj) / math.sqrt(attention.q_proj.out_features // HEADS))
     yield _by_head(attention.v_proj).transpose(1, 2)
     yield attention.v_proj.bias
     yield from _linear(attention.out_proj)
@@ -154,15 +155,15 @@ def _image_to_token(attention: Any) -> Iterator[torch.Tensor]:
     yield from _linear(attention.k_proj)
     yield from _linear(attention.v_proj)
     scale = 1 / math.sqrt(attention.k_proj.out_features // HEADS)
-    yield _by_head(attention.q_proj) * scale
+    yield _in_strips(_by_head(attention.q_proj) * scale)
     yield attention.q_proj.bias * scale
-    yield attention.out_proj.weight.T.reshape(HEADS, -1, CHANNELS)
+    yield _in_strips(attention.out_proj.weight.T.reshape(HEADS, -1, CHANNELS))
     # A head's probabilities sum to one: an eighth of the bias with every head's values adds up to all of it.
     yield attention.out_proj.bias / HEADS
 
 
 def _linear(linear: Any) -> Iterator[torch.Tensor]:
-    yield linear.weight.T
+    yield _in_strips(linear.weight.T)
     yield linear.bias
 
 
@@ -177,3 +178,8 @@ def _by_head(linear: Any) -> torch.Tensor:
     """Return a projection's weight as HxDx(inputs)."""
     weight: torch.Tensor = linear.weight
     return weight.view(HEADS, -1, weight.shape[1])
+
+
+def _in_strips(matrix: torch.Tensor) -> torch.Tensor:
+    """Cut the columns of ...xKxN into strips of 32, which lie one after another: ...x(N/32)xKx32."""
+    return matrix.reshape(*matrix.shape[:-1], -1, _STRIP).movedim(-2, -3)
