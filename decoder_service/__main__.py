@@ -9,6 +9,7 @@ from decoder_service.settings import DecoderSettings
 from sam.command import main, settings_command
 from sam.embedding_store import open_redis
 from sam.errors import StartupError
+from sam.exposure import warn_if_open
 from sam.lifecycle import run_until_signalled
 from sam.logs import configure_logs
 
@@ -16,6 +17,8 @@ from sam.logs import configure_logs
 def run(settings: DecoderSettings) -> None:
     """Serve until a signal."""
     configure_logs(settings, "decoder_service")
+    keys, certificates = settings.api_keys_file is not None, settings.grpc_tls_client_ca is not None
+    warn_if_open(settings.host, settings.port, keys=keys, certificates=certificates)
     run_until_signalled(lambda: _serving(settings))
 
 

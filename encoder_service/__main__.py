@@ -9,6 +9,7 @@ from encoder_service.settings import EncoderSettings
 from sam.command import main, settings_command
 from sam.embedding_store import open_redis
 from sam.errors import StartupError
+from sam.exposure import warn_if_open
 from sam.lifecycle import let_waiting_threads_sleep, run_until_signalled
 from sam.logs import configure_logs
 
@@ -18,6 +19,8 @@ DESCRIPTION = "Serve the image encoder over gRPC: pictures in, image embeddings 
 def run(settings: EncoderSettings) -> None:
     """Serve until a signal."""
     configure_logs(settings, "encoder")
+    keys, certificates = settings.api_keys_file is not None, settings.grpc_tls_client_ca is not None
+    warn_if_open(settings.host, settings.port, keys=keys, certificates=certificates)
     let_waiting_threads_sleep()
     run_until_signalled(lambda: _running(settings))
 

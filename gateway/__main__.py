@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from gateway.service import gateway_running
 from gateway.settings import GatewaySettings
 from sam.command import main, settings_command
+from sam.exposure import warn_if_open
 from sam.lifecycle import run_until_signalled
 from sam.logs import configure_logs
 
@@ -15,6 +16,7 @@ from sam.logs import configure_logs
 def run(settings: GatewaySettings) -> None:
     """Serve until a signal."""
     configure_logs(settings, "gateway")
+    warn_if_open(settings.host, settings.port, keys=settings.api_keys_file is not None)
 
     @asynccontextmanager
     async def services() -> AsyncIterator[None]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sam.embedding import CheckpointOrigin, ModelIdentity
 from sam.embedding_store.redis_clients import describe
+from sam.exposure import is_loopback
 from samovar.settings import ServeSettings
 
 _ORIGINS = {
@@ -51,7 +52,7 @@ def banner(settings: ServeSettings, model: ModelIdentity, addresses: Addresses) 
         warnings.append(
             "Embeddings are lost on exit and no other process sees them; --redis-url keeps and shares them."
         )
-    if everywhere and settings.api_keys_file is None:
+    if settings.api_keys_file is None and not is_loopback(host):
         warnings.append("Everyone who reaches this machine may call. --api-keys-file asks for a key.")
     lines = ["", "Samovar serves.", *(f"  {name:<7} {text}" for name, text in rows), ""]
     lines += [f"  WARNING {text}" for text in warnings]
