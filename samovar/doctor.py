@@ -22,6 +22,7 @@ from sam.embedding_store import open_redis
 from sam.embedding_store.redis_clients import describe
 from sam.errors import StartupError, StoreUnavailable
 from sam.published import DEFAULT_MODEL, PUBLISHED, starter_checkpoint, verify
+from samovar.access import check_access
 from samovar.ports import check_ports
 from samovar.settings import ServeSettings
 
@@ -169,6 +170,14 @@ async def _reach(settings: ServeSettings) -> None:
         await backend.close()
 
 
+def look_at_access(settings: ServeSettings) -> Iterator[Finding]:
+    """Check the files of keys and certificates."""
+    try:
+        yield Finding(Verdict.GOOD, check_access(settings))
+    except StartupError as error:
+        yield Finding(Verdict.PROBLEM, "keys and certificates", str(error))
+
+
 def check_listening(settings: ServeSettings) -> Iterator[Finding]:
     """Check that the ports of `samovar serve` are free."""
     for flag, port in settings.ports.items():
@@ -180,7 +189,7 @@ def check_listening(settings: ServeSettings) -> Iterator[Finding]:
             yield Finding(Verdict.PROBLEM, f"{flag} {port}", advice)
 
 
-CHECKS: tuple[Check, ...] = (check_python, check_device, check_weights, check_store, check_listening)
+CHECKS: tuple[Check, ...] = (check_python, check_device, check_weights, check_store, look_at_access, check_listening)
 
 
 def run(settings: ServeSettings) -> None:
@@ -201,6 +210,7 @@ command = settings_command(
     "doctor",
     ServeSettings,
     run,
-    "Check what 'samovar serve' needs on this machine: packages, device, weights, Redis, ports. Takes its flags, "
-    "starts nothing, downloads nothing. Exit status 0: it would serve. 1: it would not, and the lines say what to do.",
+    "Check what 'samovar serve' needs on this machine: packages, device, weights, Redis, keys, certificates, ports. "
+    "Takes its flags, starts nothing, downloads nothing. Exit status 0: it would serve. 1: it would not, and the lines "
+    "say what to do.",
 )

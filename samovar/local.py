@@ -16,7 +16,7 @@ from sam.embedding_store import Backend, InProcessBackend, open_redis
 from sam.errors import StartupError
 from sam.lifecycle import run_until_signalled
 from sam.settings import RpcServerSettings, RpcTlsSettings
-from sam.tls import ServerTls, Tls
+from samovar.access import check_access
 from samovar.banner import Addresses, banner
 from samovar.settings import ServeSettings
 
@@ -28,14 +28,9 @@ def serve(settings: ServeSettings) -> None:
     """Serve until a signal.
 
     Raises:
-        StartupError: there is nothing to serve, or nowhere to listen, or a file of TLS cannot be used.
+        StartupError: there is nothing to serve, or nowhere to listen, or a file of keys or certificates cannot be used.
     """
-    ServerTls.of_http(settings)
-    if (ServerTls.of_grpc(settings) is None) != (Tls.of_grpc(settings) is None):
-        raise StartupError(
-            "The gateway calls the services in this process as well: TLS between them needs --grpc-tls-cert, "
-            "--grpc-tls-key and --grpc-tls-ca."
-        )
+    check_access(settings)
     try:
         settings, model = _settled(settings)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sam.published import PUBLISHED
+from samovar.certs import CA, CLIENT, CLIENT_KEY, SERVER, SERVER_KEY, write_certificates
 from samovar.doctor import (
     CHECKS,
     Finding,
@@ -21,6 +22,7 @@ from samovar.doctor import (
     check_store,
     check_weights,
     command,
+    look_at_access,
 )
 from samovar.settings import ServeSettings
 from tests.conftest import RedisServer, free_port
@@ -123,6 +125,34 @@ def test_redis(redis_server: RedisServer) -> None:
     assert finding.verdict is Verdict.PROBLEM
     assert "secret" not in finding.what + finding.advice
     assert only(check_store(settings(redis_url="localhost:6379"))).verdict is Verdict.PROBLEM
+
+
+def test_keys_and_certificates(tmp_path: Path) -> None:
+    """Files that can be used are good, in a few words; one that cannot is a problem that names it."""
+    write_certificates(tmp_path)
+    (tmp_path / "keys").write_text("a-key\n")
+    (tmp_path / "wrong").write_text("a-key rate=fast\n")
+    server = {"grpc_tls_cert": tmp_path / SERVER, "grpc_tls_key": tmp_path / SERVER_KEY, "grpc_tls_ca": tmp_path / CA}
+    client = {"grpc_tls_client_cert": tmp_path / CLIENT, "grpc_tls_client_key": tmp_path / CLIENT_KEY}
+    mutual = {**server, "grpc_tls_client_ca": tmp_path / CA}
+    good: dict[str, dict[str, object]] = {
+        "everyone who reaches it may call; HTTP, gRPC in plain text": {},
+        "holders of a key may call; HTTP, gRPC with TLS (on)": {**server, "api_keys_file": tmp_path / "keys"},
+        "everyone who reaches it may call; HTTP, gRPC with TLS (mutual)": {**mutual, **client},
+    }
+    for what, values in good.items():
+        assert only(look_at_access(settings(**values))) == (Verdict.GOOD, what, "")
+    wrong: dict[str, dict[str, object]] = {
+        "line 1": {"api_keys_file": tmp_path / "wrong"},
+        "--grpc-tls-ca": {**server, "grpc_tls_ca": None},
+        "--grpc-tls-client-cert": mutual,
+        "is not that of": {"http_tls_cert": tmp_path / SERVER, "http_tls_key": tmp_path / CLIENT_KEY},
+        "--api-keys-file": {"key_concurrency": 3},
+    }
+    for said, values in wrong.items():
+        finding = only(look_at_access(settings(**values)))
+        assert finding.verdict is Verdict.PROBLEM
+        assert said in finding.advice
 
 
 def test_ports() -> None:
