@@ -15,9 +15,9 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from encoder_service.limits import ImageLimits
+from encoder_service.skimming import Skimmed, TooManyParts, orientation_of, skim
 from sam.errors import ImageTooLarge, ImageUndecodable
 
-_EXIF_ORIENTATION = 0x0112
 _EXIF_PREFIX = b"Exif\x00\x00"
 
 # What undoes each value of the EXIF orientation tag; 1 is upright. Source: EXIF 2.32, 4.6.4 A, "Orientation".
@@ -57,13 +57,12 @@ def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
     if len(data) > limits.max_bytes:
         raise _too_large(f"it has {len(data)} bytes and at most {limits.max_bytes} are accepted. Send a smaller file.")
     try:
-        with Image.open(io.BytesIO(data), formats=limits.formats) as picture:
-            _check_size(picture.size, limits)
-            _go_to_first_frame(picture)
-            picture.load()
-            return _upright(picture, _to_rgb(picture))
+        rgb, exif = _decode(skim(data), limits)
+        return _upright(rgb, exif)
     except (ImageTooLarge, ImageUndecodable):
         raise
+    except TooManyParts:
+        raise _undecodable("its file has more parts than any program writes. Save it anew.") from None
     except UnidentifiedImageError:
         names = ", ".join(limits.formats)
         raise _undecodable(f"it is not a picture in one of the formats {names}. Convert it to one of them.") from None
@@ -73,6 +72,15 @@ def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
         # Decoders answer broken files with whatever they ran into: OSError, SyntaxError, ValueError, struct.error and
         # more. Their texts have shown memory addresses to strangers elsewhere, so none is passed on or chained.
         raise _undecodable("the file is damaged or cut short. Send it complete.") from None
+
+
+def _decode(file: Skimmed, limits: ImageLimits) -> tuple[Image.Image, bytes]:
+    """Return the picture as it lies in the file, and its EXIF block. What the decoder held is free on return."""
+    with Image.open(io.BytesIO(file.data), formats=limits.formats) as picture:
+        _check_size(picture.size, limits)
+        _go_to_first_frame(picture)
+        picture.load()
+        return _to_rgb(picture), file.exif or _exif_of(picture)
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
@@ -126,26 +134,17 @@ def _cmyk_to_rgb(picture: Image.Image) -> Image.Image:
     return Image.fromarray(out)
 
 
-def _upright(picture: Image.Image, rgb: Image.Image) -> Image.Image:
-    transpose = _UPRIGHT.get(_orientation(picture))
+def _upright(rgb: Image.Image, exif: bytes) -> Image.Image:
+    transpose = _UPRIGHT.get(orientation_of(exif))
     return rgb if transpose is None else rgb.transpose(transpose)
 
 
-def _orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation, where OpenCV heeds it: not from XMP, and in WebP only without the JPEG prefix.
-
-    Pillow's own `exif_transpose` heeds both. The block is read after the pixels, because PNG may carry it at the end.
-    """
-    block = picture.info.get("exif")  # A text chunk of a PNG can put a string under this name.
+def _exif_of(picture: Image.Image) -> bytes:
+    """Return the EXIF block that OpenCV heeds: not XMP, and in WebP only without the JPEG prefix."""
+    block = picture.info.get("exif")
     if not isinstance(block, bytes) or (picture.format == "WEBP" and block.startswith(_EXIF_PREFIX)):
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(block)
-        orientation = exif.get(_EXIF_ORIENTATION, 1)
-    except Exception:
-        return 1  # A broken EXIF block says nothing about the pixels.
-    return orientation if isinstance(orientation, int) else 1
+        return b""
+    return block
 
 
 def _undecodable(cause: str) -> ImageUndecodable:

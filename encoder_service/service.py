@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -52,6 +53,8 @@ async def encoder_running(
     Raises:
         StartupError: it cannot start; the message says why.
     """
+    # Pillow warns of each damaged tag of a file: thousands of lines at the wish of whoever sends it.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     keys = KeyRing.of(options, calls_per_request=CALLS_PER_REQUEST)
     tls = ServerTls.of_grpc(server)
     identity, encoder = await asyncio.to_thread(_load, options)

@@ -24,10 +24,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # How long one example takes says more about what else the machine does than about us.
 settings.register_profile("samovar", deadline=None)
+# `make hostile` names this one.
+settings.register_profile("hostile", deadline=None, max_examples=2000)
 settings.load_profile("samovar")
 
 # A server may log after its client has its answer, when pytest captures no longer. Tests of logs set up their own.
 structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --table, for the runs that print one."""
+    parser.addoption("--table", metavar="FILE", help="a Markdown file to write the run's table into")
 
 
 @pytest.fixture

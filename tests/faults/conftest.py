@@ -36,11 +36,6 @@ class Report:
         assert not broken, "\n".join(broken)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --table."""
-    parser.addoption("--table", metavar="FILE", help="a Markdown file to write the table of faults into")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Begin an empty table."""
     config.stash[_ROWS] = []

@@ -58,9 +58,18 @@ def write_into(document: Path, section: str, rows: Sequence[Row], note: str) -> 
     Raises:
         ValueError: the document has no place for a table.
     """
+    write_section(document, section, f"{note}\n\n{as_markdown(rows)}\n")
+
+
+def write_section(document: Path, section: str, content: str) -> None:
+    """Replace what stands between two comments of a Markdown document, `<!-- section -->` and `<!-- /section -->`.
+
+    Raises:
+        ValueError: the document has no such place.
+    """
     text = document.read_text()
     before, start, rest = text.partition(f"<!-- {section} -->\n")
     _, end, after = rest.partition(f"<!-- /{section} -->")
     if not start or not end:
         raise ValueError(f"{document} has no place for the table of {section}")
-    document.write_text(f"{before}{start}{note}\n\n{as_markdown(rows)}\n{end}{after}")
+    document.write_text(f"{before}{start}{content}{end}{after}")
