@@ -13,11 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from gateway.calls import request_id_of
 from sam.errors import InternalError, RequestInvalid, SamovarError, ServiceError, Unauthenticated
 
 UNPROCESSABLE = 422
+METHOD_NOT_ALLOWED = 405
 CLIENT_GONE = 499
 """The status that the log shows for a request whose client left; nobody receives it."""
 
@@ -100,11 +102,20 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
         "reason": RequestInvalid.reason,
         "request_id": request_id_of(request),
     }
-    return _json(error.status_code, body, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods_of(request))
+    return _json(error.status_code, body, headers)
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods that the path of a request takes: each is a route of its own, and the framework names one."""
+    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
 
 
 def _detail(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def models_router(answering: Answering, limits: BodyLimits) -> APIRouter:
         prefix="/model",
         tags=["Models"],
         route_class=bounded_route(limits),
-        responses={200: {"model": ModelsAnswer}, 401: ERRORS[401], 503: ERRORS[503]},
+        responses={200: {"model": ModelsAnswer}, **ERRORS},
     )
 
     @router.get("/registry", summary="List the models served")

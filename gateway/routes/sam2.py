@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
 
@@ -12,6 +12,8 @@ from gateway.bodies import BodyLimits, bounded_route
 from gateway.examples import SAM2_EMBED_IMAGE, SAM2_SEGMENT_IMAGE
 from gateway.routes.query import ApiKey, Ignored
 from gateway.sam2_schemas import Sam2EmbedImageBody, Sam2SegmentImageBody
+
+_FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 def sam2_router(answering: Answering, limits: BodyLimits) -> APIRouter:
@@ -29,7 +31,11 @@ def sam2_router(answering: Answering, limits: BodyLimits) -> APIRouter:
         """Compute the embedding of a picture with the SAM model that is served, and keep it to be segmented."""
         return await answering.sam2_embed(request, api_key, body)
 
-    @router.post("/segment_image", summary="Segment an image", responses={200: {"model": Sam2SegmentImageAnswer}})
+    @router.post(
+        "/segment_image",
+        summary="Segment an image",
+        responses={200: {"model": Sam2SegmentImageAnswer, "content": {"application/octet-stream": _FILE}}},
+    )
     async def segment_image(
         request: Request,
         body: Annotated[Sam2SegmentImageBody, Body(openapi_examples=SAM2_SEGMENT_IMAGE)],

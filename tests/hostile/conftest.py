@@ -60,6 +60,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
+def http_counts(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """The row of the requests that are made from the OpenAPI document."""
+    counts = Tally("requests made from /openapi.json, of all routes")
+    request.config.stash[_TALLIES].append(counts)
+    yield counts
+    assert not counts.faults, dict(counts.outcomes)
+
+
+@pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A gateway, an encoder and a decoder over a Redis, as real processes with the stub model and default settings."""
     settings = {"SAMOVAR_CHECKPOINT": "stub:1", "SAMOVAR_LOG_FORMAT": "json", "SAMOVAR_REDIS_TIMEOUT_S": "5"}
