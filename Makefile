@@ -6,7 +6,7 @@
 #   TORCH         cpu (default) or cuda: which build of torch is installed; kept until another is named
 #   TORCH_INDEX   where pip finds that build, if its own configuration does not: a URL, see tools/install_torch.sh
 #   WORKERS       make test: how many processes run tests side by side
-#   TABLE         make faults, make compose-test: the Markdown file whose table is written anew, e.g. TABLE=docs/reliability.md
+#   TABLE         make faults, make hostile, make compose-test: the Markdown file whose table is written anew, e.g. TABLE=docs/reliability.md
 #   DURATION      make soak: how long, in seconds; 600 if not said
 #   PIP_ARGS      more options for every pip install, e.g. --find-links or --index-url in a closed network
 
@@ -30,8 +30,11 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CODE := sam encoder_service decoder_service gateway samovar starter bench protos tests tools
 BUF_VERSION := 1.75.0
 FUSED := decoder_service/fused
+# Where hostile input is tried: a folder of its own, and the tests of the rooms that meet it first.
+HOSTILE := tests/hostile tests/encoder_service/test_addresses.py tests/encoder_service/test_images.py \
+	$(wildcard tests/encoder_service/test_fetch*.py) tests/gateway/test_arrays.py tests/gateway/test_hostile_bodies.py
 
-.PHONY: help serve test acceptance faults compose-test soak lint proto docs bench clean
+.PHONY: help serve test acceptance faults hostile compose-test soak audit sbom lint proto docs bench clean
 
 help: ## Show this list
 	@echo "Samovar. The two to begin with: make serve, make test."
@@ -57,6 +60,11 @@ faults: $(VENV)/.ready-dev ## Inject every fault of the catalogue, and print wha
 	@tools/ensure_dnsmasq.sh
 	@$(BIN)/python -m pytest -q -m faults tests/faults tests/sam/test_redis_topologies.py $(if $(TABLE),--table $(TABLE)) $(ARGS)
 
+hostile: $(VENV)/.ready-dev ## Send hostile input of all kinds, and print what came of it (TABLE=FILE writes it, too)
+	@tools/ensure_redis.sh
+	@tools/ensure_atheris.sh $(BIN)/python
+	@$(BIN)/python -m pytest -q -m "" --hypothesis-profile=hostile $(HOSTILE) $(if $(TABLE),--table $(TABLE)) $(ARGS)
+
 compose-test: $(VENV)/.ready-dev ## Build the images, run the compose file in containers, scale and kill them (root; TABLE=FILE)
 	@tools/ensure_containers.sh
 	@exec $(BIN)/python -m tests.compose $(if $(TABLE),--table $(TABLE)) $(ARGS)
@@ -64,6 +72,16 @@ compose-test: $(VENV)/.ready-dev ## Build the images, run the compose file in co
 soak: $(VENV)/.ready-dev ## Mix all kinds of clients for DURATION seconds, and hold memory, files and threads flat
 	@tools/ensure_redis.sh
 	@DURATION=$(DURATION) $(BIN)/python -m pytest -q -s -m soak tests/faults $(if $(TABLE),--table $(TABLE)) $(ARGS)
+
+audit: $(VENV)/.ready-dev ## Look the installed packages up in a database of known vulnerabilities
+	@tools/ensure_audit.sh $(BIN)/python
+	@tools/audit.sh $(VENV)
+
+sbom: $(VENV)/.ready-dev ## Write build/sbom.json, a CycloneDX list of the installed packages
+	@tools/ensure_audit.sh $(BIN)/python
+	@build/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --of JSON -o build/sbom.json $(BIN)/python
+	@echo "build/sbom.json"
 
 lint: $(VENV)/.ready-dev ## Check style, types and the contract's form
 	$(BIN)/ruff check

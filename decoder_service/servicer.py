@@ -190,7 +190,7 @@ class DecoderServicer(DecoderServiceServicer):
     def _check_model(self, model: str) -> None:
         if model not in ("", self._model.name):
             raise ModelNotServed(
-                f"The model '{model}' is not served here. Served: {self._model.name}.",
+                f"The model '{model[:64]}' is not served here. Served: {self._model.name}.",
                 field="model",
                 metadata={"served": self._model.name},
             )

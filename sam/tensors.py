@@ -16,6 +16,8 @@ DTYPES: dict[tensor_pb2.DataType.ValueType, np.dtype[Any]] = {
 }
 """The number formats of the contract, little-endian as it promises."""
 
+_MAX_SIDES = 8
+
 _DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
 
 
@@ -49,6 +51,9 @@ def view_as_array(
     data: bytes, data_type: tensor_pb2.DataType.ValueType, shape: tuple[int, ...]
 ) -> npt.NDArray[np.floating]:
     """View little-endian, row-major bytes as a read-only array; see `from_tensor`."""
+    # Before they are multiplied: the product of a million sides is a number of millions of digits.
+    if len(shape) > _MAX_SIDES:
+        raise ValueError(f"shape has {len(shape)} sides; at most {_MAX_SIDES} are accepted")
     dtype = DTYPES.get(data_type)
     if dtype is None:
         raise ValueError("data_type must be DATA_TYPE_FLOAT32 or DATA_TYPE_FLOAT16")
