@@ -72,7 +72,7 @@ class Team:
 
     def map(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
         """Return `work` of every item, in inference mode, computed side by side if that is of use."""
-        if self._helpers is None or len(items) == 1 or self._callers > 1:
+        if self._helpers is None or len(items) <= 1 or self._callers > 1:
             return [work(item) for item in items]
 
         def help_with(item: _Item) -> _Result:

@@ -71,6 +71,13 @@ def test_two_callers_do_without_helpers() -> None:
     team.close()
 
 
+def test_nothing_to_do_is_done() -> None:
+    """A turn in which no mask is good enough has no items, and no result."""
+    team = Team(2)
+    assert team.map(str, []) == []
+    team.close()
+
+
 def test_a_failure_is_raised_to_the_caller() -> None:
     """What a helper raises, its caller gets."""
     team = Team(2)

@@ -21,6 +21,15 @@ _MODELS = ["", "", "", "stub", "vit_b", "\U0001f600" * 4000]
 _LONG = [PICTURE.hex() * 3, "\U0001f600" * 4000, "https://127.0.0.1/x", "https://[::1]/", "ab" * 32]
 _SHAPES = [[1, 256, 64, 64], [256, 64, 64], [1, 256, 256], [256, 256], [1, 1, 256, 256], [0], [2**32 - 1] * 3]
 
+_NEEDED = {
+    "sam.v1.Image": ["content"],
+    "sam.v1.EmbedImageRequest": ["image"],
+    "sam.v1.Prompt": ["points"],
+    "sam.v1.SegmentImageRequest": ["image", "prompts"],
+    "sam.v1.SegmentEverythingRequest": ["image", "points_per_side"],
+}
+_WITH_MORE = {"sam.v1.EmbedImageRequest", "sam.v1.SegmentEverythingRequest"}
+
 _INTEGERS = {
     FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
@@ -38,13 +47,19 @@ def _messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
     cls = GetMessageClass(descriptor)
     fields = {field.name: _values(field) for field in descriptor.fields}
     anything = st.fixed_dictionaries({}, optional=fields).map(lambda chosen: _build(cls, chosen))
-    likely = _likely(descriptor.full_name)
+    likely = _likely(descriptor, fields)
     return anything if likely is None else likely.map(lambda chosen: _build(cls, chosen)) | anything
 
 
-def _likely(name: str) -> st.SearchStrategy[dict[str, Any]] | None:
+def _likely(
+    descriptor: Descriptor, fields: dict[str, st.SearchStrategy[Any]]
+) -> st.SearchStrategy[dict[str, Any]] | None:
     """Return fields of a message that a client would send, where few of all possible ones lead anywhere."""
-    places = st.floats(-10, 50, width=32)
+    places, name = st.floats(-10, 50, width=32), descriptor.full_name
+    if name in _NEEDED:
+        needed = {field: fields[field].filter(bool) for field in _NEEDED[name]}
+        others = {field: values for field, values in fields.items() if field not in needed}
+        return st.fixed_dictionaries(needed, optional=others if name in _WITH_MORE else None)
     if name == "sam.v1.Tensor":
         return st.builds(_tensor, st.sampled_from(_SHAPES), st.sampled_from([1, 2]))
     if name == "sam.v1.Point":
@@ -82,7 +97,8 @@ def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     if field.is_repeated:
         few = st.lists(one, max_size=3)
         # Long ones of what is small: thousands of prompts of thousands of points would fill this process first.
-        return few | one.map(lambda value: [value] * 2000) if _is_small(field) else few
+        many = one.map(lambda value: [value] * 2000)
+        return st.one_of(few, few, few, few, few, few, many) if _is_small(field) else few
     return one
 
 
