@@ -16,6 +16,29 @@ from sam.errors import DeadlineExceeded, Overloaded, RequestTooLarge
 from sam.places import Places
 
 
+MAX_JSON_LISTS = 2**17
+"""The lists and objects of a body; an embedding has 16,642 and the longest polygon 16,385."""
+
+MAX_JSON_VALUES = 2**21
+"""The values of a body; an embedding has 1,048,576."""
+
+
+def check_json_size(body: bytes) -> None:
+    """Refuse a body that would take many times its own size once it is parsed: `[[],[],[]...` takes 28 times as much.
+
+    Raises:
+        RequestTooLarge: it has more lists or values than any request.
+    """
+    # Counted where strings hold them, too: no text that a request may send is made of so many brackets.
+    if len(body) > MAX_JSON_LISTS and (
+        body.count(b"[") + body.count(b"{") > MAX_JSON_LISTS or body.count(b",") > MAX_JSON_VALUES
+    ):
+        raise RequestTooLarge(
+            f"The request's body has more than {MAX_JSON_LISTS} lists and objects or {MAX_JSON_VALUES} values. "
+            "Send fewer prompts, and arrays as base64 of a .npy file."
+        )
+
+
 class BodyLimits:
     """How much may be sent, one request and all together, how slowly, and how many are worked on at once."""
 
@@ -139,6 +162,7 @@ def bounded_route(limits: BodyLimits) -> type[APIRoute]:
                 with limits.reservation() as reservation:
                     body = await limits.read(request, reservation)
                     with limits.places.hold():
+                        await limits.workers.run(len(body) > OFFLOAD_BYTES, check_json_size, body)
                         return await _while_connected(request, answer(_ReadRequest(request, body, limits.workers)))
 
             return handle
