@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,7 +22,8 @@ from yarl import URL
 
 from encoder_service.addresses import IpAddress, parse_address
 from encoder_service.limits import FetchLimits
-from sam.errors import ImageTooLarge, ImageUrlFailed, ImageUrlRefused
+from sam.errors import ImageTooLarge, ImageUrlFailed, ImageUrlRefused, Overloaded
+from sam.places import Places
 
 Resolve = Callable[[str, int], Awaitable[list[IpAddress]]]
 """Looks up the addresses of a name; the port is that of the connection to be made."""
@@ -30,8 +32,10 @@ MAX_URL_LENGTH = 8192
 _CHUNK_BYTES = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-# As many look-ups may hang at once in an unresponsive name server; further ones wait, within their own time limit.
-_RESOLVER_THREADS = 8
+# A look-up that hangs in an unresponsive name server outlives the fetch that has given it up.
+_LOOK_UPS_PER_FETCH = 2
+
+_WHERE = "The fetching of URLs by this encoder replica"
 
 # One text for every refusal, an unknown name included: different ones would tell a stranger which names and addresses
 # exist inside the operator's network.
@@ -60,8 +64,12 @@ class ImageFetcher:
         self._limits = limits
         self._resolve = resolve or self._resolve_by_system
         self._tls = tls
+        # Fewer than calls: hosts that never answer take the places of other fetches, and of nothing else.
+        self._places = Places(limits.max_fetches, _WHERE)
         # Threads of its own, so that a name server that hangs does not take the ones that decode pictures.
-        self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolve")
+        look_ups = _LOOK_UPS_PER_FETCH * limits.max_fetches
+        self._threads = ThreadPoolExecutor(look_ups, thread_name_prefix="resolve")
+        self._free_threads = threading.BoundedSemaphore(look_ups)
 
     async def fetch(self, url: str) -> bytes:
         """Download the encoded picture at a URL.
@@ -70,12 +78,15 @@ class ImageFetcher:
             ImageUrlRefused: the URL, an address of its host or a redirect's target is not allowed.
             ImageUrlFailed: it is allowed, but the download did not succeed in time.
             ImageTooLarge: the file has more bytes than allowed.
+            Overloaded: as many URLs are being fetched as may be.
         """
         if not self._limits.enabled:
             raise ImageUrlRefused(_SWITCHED_OFF, field="image")
         try:
-            async with asyncio.timeout(self._limits.total_timeout_s):
-                return await self._follow(_parse(url))
+            parsed = _parse(url)
+            with self._places.hold():
+                async with asyncio.timeout(self._limits.total_timeout_s):
+                    return await self._follow(parsed)
         except (TimeoutError, aiohttp.ServerTimeoutError):
             raise _failed("its server took too long") from None
         except (aiohttp.ClientError, OSError, ValueError):
@@ -154,8 +165,15 @@ class ImageFetcher:
         )
 
     async def _resolve_by_system(self, host: str, port: int) -> list[IpAddress]:
+        # Turned away instead of waiting for a thread, which would look like a host that does not answer.
+        if not self._free_threads.acquire(blocking=False):
+            raise Overloaded("This encoder replica is looking up as many names as it may. Try again shortly.")
+
         def look_up() -> list[Any]:
-            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            try:
+                return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            finally:
+                self._free_threads.release()
 
         found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
         return [ipaddress.ip_address(info[4][0]) for info in found]

@@ -59,6 +59,9 @@ class FetchLimits:
     max_redirects: int = 3
     """Redirects followed."""
 
+    max_fetches: int = 32
+    """Downloads at once; further ones are turned away. Each holds up to `max_bytes`."""
+
 
 @dataclass(frozen=True)
 class QueueLimits:

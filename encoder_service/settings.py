@@ -66,6 +66,9 @@ class EncoderOptions(ModelSettings, StoreSettings, AuthSettings):
     url_connect_timeout_s: float = Field(5, gt=0, description="How long one connection to a URL may take, in seconds.")
     url_timeout_s: float = Field(15, gt=0, description="How long one download may take in all, in seconds.")
     url_max_redirects: int = Field(3, ge=0, le=20, description="How many redirects of a URL are followed.")
+    url_max_fetches: int = Field(
+        32, ge=1, le=1024, description="How many URLs one replica fetches at once; more are refused as overload."
+    )
 
     @field_validator("image_formats")
     @classmethod
@@ -103,6 +106,7 @@ class EncoderOptions(ModelSettings, StoreSettings, AuthSettings):
             connect_timeout_s=self.url_connect_timeout_s,
             total_timeout_s=self.url_timeout_s,
             max_redirects=self.url_max_redirects,
+            max_fetches=self.url_max_fetches,
         )
 
     @property

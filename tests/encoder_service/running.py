@@ -138,6 +138,7 @@ async def running_encoder(
     allowed_hosts: Sequence[str] = (),
     keys: Sequence[str] = (),
     lease_s: int = 5,
+    max_fetches: int = 32,
 ) -> AsyncIterator[Encoder]:
     device = StubDevice()
     if not held:
@@ -145,7 +146,9 @@ async def running_encoder(
     backend = backend or InProcessBackend(2**26)
     queue = DeviceQueue(device, (1,), QueueLimits(max_images=queue_images))
     pipeline = EncodingPipeline(MODEL, queue, ImageLimits(), decode_threads=2, dtype="float16")
-    fetcher = ImageFetcher(FetchLimits(allow_http=True, allowed_hosts=AllowedHosts(allowed_hosts)))
+    fetcher = ImageFetcher(
+        FetchLimits(allow_http=True, allowed_hosts=AllowedHosts(allowed_hosts), max_fetches=max_fetches)
+    )
     store = EmbeddingStore(backend, MODEL, ttl_s=60)
     images = EncodeOnce(store, Leases(backend, lease_s, poll_s=0.1), pipeline)
     embedder = Embedder(store, images, fetcher)
