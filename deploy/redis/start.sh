@@ -14,7 +14,7 @@ users=${TMPDIR:-/tmp}/users.acl
 
 if [ ! -s "$data/password" ]; then
     # Renamed when it is whole: nobody reads half of it.
-    od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$data/password.new"
+    head -c 32 /dev/urandom | sha256sum | cut -c 1-64 | tr -d '\n' >"$data/password.new"
     # The services run as another user than Redis.
     chmod 444 "$data/password.new"
     mv "$data/password.new" "$data/password"

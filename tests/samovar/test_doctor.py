@@ -134,7 +134,7 @@ def test_keys_and_certificates(tmp_path: Path) -> None:
     (tmp_path / "wrong").write_text("a-key rate=fast\n")
     server = {"grpc_tls_cert": tmp_path / SERVER, "grpc_tls_key": tmp_path / SERVER_KEY, "grpc_tls_ca": tmp_path / CA}
     client = {"grpc_tls_client_cert": tmp_path / CLIENT, "grpc_tls_client_key": tmp_path / CLIENT_KEY}
-    mutual = {**server, "grpc_tls_client_ca": tmp_path / CA}
+    mutual: dict[str, object] = {**server, "grpc_tls_client_ca": tmp_path / CA}
     good: dict[str, dict[str, object]] = {
         "everyone who reaches it may call; HTTP, gRPC in plain text": {},
         "holders of a key may call; HTTP, gRPC with TLS (on)": {**server, "api_keys_file": tmp_path / "keys"},
