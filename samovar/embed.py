@@ -158,7 +158,7 @@ async def _run(
     from samovar.client import AsyncSamClient
 
     columns = (TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with AsyncSamClient(server, api_key=api_key, timeout_s=timeout_s, tls=tls_of(tls_ca)) as client:
+    async with AsyncSamClient(server, api_key=api_key, timeout_s=timeout_s, tls=tls_of(tls_ca, server)) as client:
         run = _Run(client, iter(names), naming, as_json)
         console = Console(stderr=True, soft_wrap=True)
         with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:

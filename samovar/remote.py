@@ -56,11 +56,19 @@ def _checked_url(_: click.Context, __: click.Parameter, url: str | None) -> str 
     return url
 
 
-def tls_of(ca: Path | None) -> Tls | None:
-    """Return how to speak TLS, by `tls_ca_option`."""
+def tls_of(ca: Path | None, server: str) -> Tls | None:
+    """Return how to speak TLS with a server, by `tls_ca_option`.
+
+    Raises:
+        UsageError: nothing would be encrypted.
+    """
     from sam.tls import Tls
 
-    return None if ca is None else Tls(ca)
+    if ca is None:
+        return None
+    if not server.lower().startswith("https://"):
+        raise click.UsageError(f"--tls-ca (SAMOVAR_TLS_CA) is for a server at https://, and this one is at {server}.")
+    return Tls(ca)
 
 
 def with_exit_statuses(function: Callable[..., None]) -> Callable[..., None]:

@@ -170,7 +170,7 @@ def _ask(
 ) -> Segmentation:
     from samovar.client import SamClient
 
-    with SamClient(server, api_key=api_key, timeout_s=timeout_s, tls=tls_of(tls_ca)) as client:
+    with SamClient(server, api_key=api_key, timeout_s=timeout_s, tls=tls_of(tls_ca, server)) as client:
         return client.segment(source, prompts=prompts, multimask_output=multimask or None)
 
 

@@ -58,10 +58,13 @@ class SamClient:
 
         Raises:
             StartupError: a file of `tls` cannot be used.
+            ValueError: `tls` is given for an address that is not https, or beside an HTTP client of your own.
         """
         self._url = url.rstrip("/")
         self._core = HttpCore(api_key, Patience(timeout_s))
-        self._http = http or httpx2.Client(verify=verification(tls))
+        if http is not None and tls is not None:
+            raise ValueError("tls and http exclude each other: give your own HTTP client its certificates yourself.")
+        self._http = http or httpx2.Client(verify=verification(tls, url))
         self._owns_http = http is None
 
     def embed(self, picture: PictureLike, image_id: str | None = None, *, timeout_s: float | None = None) -> Picture:
@@ -210,9 +213,18 @@ class SamClient:
             raise explained(self._url, request, error) from error
 
 
-def verification(tls: Tls | None) -> ssl.SSLContext | bool:
-    """Return how the HTTP library is to look at certificates."""
-    return True if tls is None else tls.context()
+def verification(tls: Tls | None, url: str) -> ssl.SSLContext | bool:
+    """Return how the HTTP library is to look at certificates.
+
+    Raises:
+        StartupError: a file of `tls` cannot be used.
+        ValueError: nothing would be encrypted.
+    """
+    if tls is None:
+        return True
+    if not url.lower().startswith("https://"):
+        raise ValueError(f"tls is for a server at https://..., and this one is at {url}.")
+    return tls.context()
 
 
 def lowered(headers: httpx2.Headers) -> dict[str, str]:

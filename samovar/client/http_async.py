@@ -38,7 +38,9 @@ class AsyncSamClient:
         """See `SamClient`."""
         self._url = url.rstrip("/")
         self._core = HttpCore(api_key, Patience(timeout_s))
-        self._http = http or httpx2.AsyncClient(verify=verification(tls))
+        if http is not None and tls is not None:
+            raise ValueError("tls and http exclude each other: give your own HTTP client its certificates yourself.")
+        self._http = http or httpx2.AsyncClient(verify=verification(tls, url))
         self._owns_http = http is None
 
     async def embed(

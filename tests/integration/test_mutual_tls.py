@@ -163,6 +163,16 @@ def test_the_clients_speak_it(running: Stack, tls: Tls, kind: str) -> None:
     assert (by_http.masks == by_grpc.masks).all()
 
 
+@pytest.mark.parametrize("kind", [SamClient, AsyncSamClient])
+def test_the_clients_do_not_pretend_to_speak_it(kind: type[SamClient | AsyncSamClient], tls: Tls) -> None:
+    """Certificates for an address in plain text, or beside an HTTP client that has its own, are a mistake."""
+    with pytest.raises(ValueError, match="https"):
+        kind("http://localhost:9001", tls=tls)
+    own: Any = httpx2.Client() if kind is SamClient else httpx2.AsyncClient()
+    with pytest.raises(ValueError, match="exclude"):
+        kind("https://localhost:9001", tls=tls, http=own)
+
+
 def test_the_commands_speak_it(running: Stack, tls: Tls, tmp_path: Path) -> None:
     """`samovar embed` and `samovar segment` take the authority by flag or variable, and miss it."""
     picture, server = str(photograph()), running.gateway.url
@@ -171,6 +181,8 @@ def test_the_commands_speak_it(running: Stack, tls: Tls, tmp_path: Path) -> None
     arguments = ("segment", picture, "--point", "320,200", "-o", str(tmp_path / "mask.png"), "--server", server)
     segmented = run_samovar(*arguments, SAMOVAR_TLS_CA=str(tls.ca))
     assert segmented.returncode == 0, segmented.stderr
+    unencrypted = (*arguments[:-1], server.replace("https", "http"), "--tls-ca", str(tls.ca))
+    assert run_samovar(*unencrypted).returncode == 2
     mistrusting = run_samovar(*arguments)
     assert mistrusting.returncode == 1
     assert "certificate" in mistrusting.stderr.lower()

@@ -13,7 +13,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sam.auth import KeyRing
-from sam.errors import DecoderUnavailable, EmbeddingNotFound, InternalError, SamovarError, StartupError, Unauthenticated
+from sam.errors import (
+    DecoderUnavailable,
+    EmbeddingNotFound,
+    InternalError,
+    Overloaded,
+    SamovarError,
+    StartupError,
+    Unauthenticated,
+)
+from sam.key_limits import KeyLimits
+from sam.keys_file import KnownKey, digest_of
 from sam.rpc.caller import Caller, to_metadata
 from sam.rpc.channel import open_channel
 from sam.rpc.server import RpcServer
@@ -258,5 +268,43 @@ def test_a_lost_replica_costs_no_call_and_an_absent_service_is_unavailable() -> 
         async with open_channel(f"127.0.0.1:{free_port()}", SERVICE) as channel, asyncio.timeout(10):
             with pytest.raises(DecoderUnavailable):
                 await get(channel, "x")
+
+    run(test)
+
+
+def test_a_keys_limits_hold_for_calls_and_for_streams() -> None:
+    """Over its limit a key's calls and streams end with Overloaded and the time to wait; others' go on."""
+
+    async def test() -> None:
+        held = KnownKey(digest_of("held"), limits=KeyLimits(concurrency=1))
+        seldom = KnownKey(digest_of("seldom"), limits=KeyLimits(rate_per_s=0.1))
+        keys = KeyRing([held, seldom, "free"])
+        async with (
+            serving(EchoDecoder(), keys=keys) as (_, port),
+            open_channel(f"127.0.0.1:{port}", SERVICE) as channel,
+        ):
+            first = asyncio.create_task(get(channel, "slow", "held"))
+            async with asyncio.timeout(10):
+                while not echo.calls:
+                    await asyncio.sleep(0.01)
+            with pytest.raises(Overloaded) as caught:
+                await get(channel, "x", "held")
+            assert caught.value.metadata == {"limit": "key_concurrency"}
+            await get(channel, "x", "free")
+            await first
+            await get(channel, "x", "held")
+
+            stub = pb_grpc.DecoderServiceStub(channel)
+            for status in (None, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                stream = stub.SegmentEverything(pb.SegmentEverythingRequest(), metadata=to_metadata("seldom", "r"))
+                try:
+                    assert len([message async for message in stream]) == 3
+                    code = None
+                except grpc.aio.AioRpcError as error:
+                    code = error.code()
+                assert code is status
+            with pytest.raises(Overloaded) as caught:
+                await get(channel, "x", "seldom")
+            assert 5 < (caught.value.retry_after_s or 0) <= 10
 
     run(test)
