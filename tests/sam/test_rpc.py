@@ -42,16 +42,20 @@ class EchoDecoder(pb_grpc.DecoderServiceServicer):
 
     def __init__(self) -> None:
         self.calls = 0
+        self.entered, self.release = asyncio.Event(), asyncio.Event()
 
     async def GetEmbedding(self, request: Any, context: Any) -> pb.GetEmbeddingResponse:
         """Answer, or fail."""
         self.calls += 1
+        self.entered.set()
         if request.image_id == "missing":
             raise EmbeddingNotFound("It is not here.", field="image_id")
         if request.image_id == "broken":
             raise ValueError("secret details")
         if request.image_id == "slow":
             await asyncio.sleep(0.5)
+        if request.image_id == "held":
+            await self.release.wait()
         tenant = Caller.of(context).tenant
         return pb.GetEmbeddingResponse(embedding=embedding_pb2.ImageEmbedding(image_id=tenant))
 
@@ -279,18 +283,16 @@ def test_a_keys_limits_hold_for_calls_and_for_streams() -> None:
         held = KnownKey(digest_of("held"), limits=KeyLimits(concurrency=1))
         seldom = KnownKey(digest_of("seldom"), limits=KeyLimits(rate_per_s=0.1))
         keys = KeyRing([held, seldom, "free"])
-        async with (
-            serving(EchoDecoder(), keys=keys) as (_, port),
-            open_channel(f"127.0.0.1:{port}", SERVICE) as channel,
-        ):
-            first = asyncio.create_task(get(channel, "slow", "held"))
+        echo = EchoDecoder()
+        async with serving(echo, keys=keys) as (_, port), open_channel(f"127.0.0.1:{port}", SERVICE) as channel:
+            first = asyncio.create_task(get(channel, "held", "held"))
             async with asyncio.timeout(10):
-                while not echo.calls:
-                    await asyncio.sleep(0.01)
+                await echo.entered.wait()
             with pytest.raises(Overloaded) as caught:
                 await get(channel, "x", "held")
             assert caught.value.metadata == {"limit": "key_concurrency"}
             await get(channel, "x", "free")
+            echo.release.set()
             await first
             await get(channel, "x", "held")
 
