@@ -73,7 +73,8 @@ class Tls:
     """How a client speaks TLS.
 
     Attributes:
-        ca: a file with the authorities that servers' certificates must come from; None: those that this machine trusts.
+        ca: a file with the authorities that servers' certificates must come from; None: those that this machine trusts,
+            and over gRPC those that come with gRPC.
         cert: a file with the client's own certificate, for servers that ask for one.
         key: the file of its private key.
         server_name: over gRPC, the name that servers' certificates must have, where it is not the address's.
