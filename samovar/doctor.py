@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import os
 import shutil
+import stat
 import sys
 import urllib.error
 import urllib.request
@@ -176,6 +177,12 @@ def look_at_access(settings: ServeSettings) -> Iterator[Finding]:
         yield Finding(Verdict.GOOD, check_access(settings))
     except StartupError as error:
         yield Finding(Verdict.PROBLEM, "keys and certificates", str(error))
+        return
+    for name in ("api_keys_file", "http_tls_key", "grpc_tls_key", "grpc_tls_client_key", "redis_password_file"):
+        file: Path | None = getattr(settings, name)
+        if file is not None and file.exists() and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            advice = "Let the services' user alone read it: chmod 600."
+            yield Finding(Verdict.NOTE, f"others on this machine may read {file}", advice)
 
 
 def check_listening(settings: ServeSettings) -> Iterator[Finding]:

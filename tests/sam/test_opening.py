@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,10 @@ from redis.asyncio.connection import parse_url
 
 from sam.embedding_store.opening import open_redis, with_password
 from sam.embedding_store.redis_clients import describe
-from sam.errors import StartupError
+from sam.errors import StartupError, StoreUnavailable
 from sam.settings import StoreSettings
+from samovar.certs import CA, SERVER, SERVER_KEY, write_certificates
+from tests.conftest import free_port
 
 PASSWORD = "p@ss:w/rd?#%20 ü"
 
@@ -48,3 +52,35 @@ def test_what_is_wrong_is_told_in_one_line(file: Path, tmp_path: Path) -> None:
             open_redis(StoreSettings(redis_url=url, redis_password_file=path))
         assert "other" not in str(caught.value)
         assert "w%2Frd" not in str(caught.value)
+
+
+def test_a_redis_that_speaks_tls(tmp_path: Path) -> None:
+    """Over rediss:// the store is reached by whoever names its authority, and by nobody who does not trust it."""
+    write_certificates(tmp_path)
+    (tmp_path / "password").write_text("open-sesame")
+    port = free_port()
+    command = ["redis-server", "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    command += ["--tls-cert-file", str(tmp_path / SERVER), "--tls-key-file", str(tmp_path / SERVER_KEY)]
+    command += ["--tls-ca-cert-file", str(tmp_path / CA), "--tls-auth-clients", "no", "--requirepass", "open-sesame"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            said = ""
+            while "Ready to accept" not in said:
+                line = server.stdout.readline() if server.stdout else ""
+                if not line:
+                    pytest.skip(f"this redis-server speaks no TLS: {said[-200:]}")
+                said += line
+            trusting = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={tmp_path / CA}"
+            asyncio.run(_reach(trusting, tmp_path / "password"))
+            with pytest.raises(StoreUnavailable):
+                asyncio.run(_reach(f"rediss://127.0.0.1:{port}/0", tmp_path / "password"))
+        finally:
+            server.kill()
+
+
+async def _reach(url: str, file: Path) -> None:
+    backend = open_redis(StoreSettings(redis_url=url, redis_password_file=file))
+    try:
+        await backend.reach()
+    finally:
+        await backend.close()

@@ -131,6 +131,7 @@ def test_keys_and_certificates(tmp_path: Path) -> None:
     """Files that can be used are good, in a few words; one that cannot is a problem that names it."""
     write_certificates(tmp_path)
     (tmp_path / "keys").write_text("a-key\n")
+    (tmp_path / "keys").chmod(0o600)
     (tmp_path / "wrong").write_text("a-key rate=fast\n")
     server = {"grpc_tls_cert": tmp_path / SERVER, "grpc_tls_key": tmp_path / SERVER_KEY, "grpc_tls_ca": tmp_path / CA}
     client = {"grpc_tls_client_cert": tmp_path / CLIENT, "grpc_tls_client_key": tmp_path / CLIENT_KEY}
@@ -153,6 +154,16 @@ def test_keys_and_certificates(tmp_path: Path) -> None:
         finding = only(look_at_access(settings(**values)))
         assert finding.verdict is Verdict.PROBLEM
         assert said in finding.advice
+
+
+def test_secrets_that_others_may_read(tmp_path: Path) -> None:
+    """A file of keys that is not its owner's alone is a note that says what to do."""
+    (tmp_path / "keys").write_text("a-key\n")
+    (tmp_path / "keys").chmod(0o644)
+    good, note = look_at_access(settings(api_keys_file=tmp_path / "keys"))
+    assert (good.verdict, note.verdict) == (Verdict.GOOD, Verdict.NOTE)
+    assert str(tmp_path / "keys") in note.what
+    assert "chmod 600" in note.advice
 
 
 def test_ports() -> None:
