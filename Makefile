@@ -55,7 +55,7 @@ acceptance: $(VENV)/.ready-dev $(VENV)/.fused ## Drive it with real clients, the
 	@tools/ensure_acceptance.sh $(BIN)/python
 	@$(BIN)/python -m pytest -q -m acceptance $(ARGS)
 
-faults: $(VENV)/.ready-dev ## Inject every fault of the catalogue, and print what came of it (TABLE=FILE writes it, too)
+faults: $(VENV)/.ready-dev $(VENV)/.fused ## Inject every fault of the catalogue, and print what came of it (TABLE=FILE writes it, too)
 	@tools/ensure_redis.sh
 	@tools/ensure_dnsmasq.sh
 	@$(BIN)/python -m pytest -q -m faults tests/faults tests/sam/test_redis_topologies.py $(if $(TABLE),--table $(TABLE)) $(ARGS)
@@ -65,7 +65,7 @@ hostile: $(VENV)/.ready-dev ## Send hostile input of all kinds, and print what c
 	@tools/ensure_atheris.sh $(BIN)/python
 	@$(BIN)/python -m pytest -q -m "" --hypothesis-profile=hostile $(HOSTILE) $(if $(TABLE),--table $(TABLE)) $(ARGS)
 
-compose-test: $(VENV)/.ready-dev ## Build the images, run the compose file in containers, scale and kill them (root; TABLE=FILE)
+compose-test: $(VENV)/.ready-dev $(VENV)/.fused ## Build the images, run the compose file in containers, scale and kill them (root; TABLE=FILE)
 	@tools/ensure_containers.sh
 	@exec $(BIN)/python -m tests.compose $(if $(TABLE),--table $(TABLE)) $(ARGS)
 

@@ -35,6 +35,10 @@ TO_DROP_AT_MOST = 10_000
 SLICE_S = 0.05
 """A time-out is waited for in slices of so many seconds: what a slice takes longer, this process was not running."""
 
+TIMEOUTS_AT_MOST = 4
+"""So often a command is waited for while Redis shows signs of life on other connections: embeddings are large, and take
+their time where processors or the network are short."""
+
 START_PATIENCE_S = 2.5
 """How long a starting service waits for Redis, which may be starting, too; then it says that there is none."""
 
@@ -58,6 +62,7 @@ class RedisBackend:
         self._redis, self._clients = connect(url, timeout_s)
         self._room = asyncio.Semaphore(COMMANDS_AT_ONCE)
         self._to_drop: dict[str, None] = {}
+        self._pings: set[asyncio.Future[Any]] = set()
         self._breaker = Breaker(self._where, self._probe)
         self._notices = Notices(self._redis.pubsub)
 
@@ -148,6 +153,8 @@ class RedisBackend:
         """See `Backend.close`."""
         await self._breaker.close()
         await self._notices.close()
+        if self._pings:
+            await asyncio.wait(self._pings)
         for client in self._clients:
             await client.aclose()
 
@@ -170,7 +177,7 @@ class RedisBackend:
             self._check()
             try:
                 await self._settle_doubt()
-                return await self._within_time(command, self._timeout_s)
+                return await self._while_alive(command)
             except exceptions.OutOfMemoryError:
                 raise _OutOfMemory from None
             except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
@@ -198,27 +205,53 @@ class RedisBackend:
         # The breaker stays as it is: so short a wait says nothing to those who can wait longer.
         raise self._lost()
 
-    async def _within_time(self, command: Callable[[], Awaitable[_Reply]], timeout_s: float) -> _Reply:
-        """Await a command for at most `timeout_s`, not counting what this process itself was late by.
+    async def _while_alive(self, command: Callable[[], Awaitable[_Reply]]) -> _Reply:
+        """Await a command for `timeout_s`, and for longer if Redis answers others meanwhile.
 
-        As a task of its own, for two reasons. A caller's cancellation must not get lost inside: in Python 3.11,
-        `asyncio.wait_for`, by which redis-py sends, swallows one that comes with the end of what it waits for. And an
-        event loop that was kept busy, or a machine that stood still, sees the time-out before it sees the reply that
-        came in time.
+        As a task of its own: a caller's cancellation must not get lost inside. In Python 3.11, `asyncio.wait_for`, by
+        which redis-py sends, swallows one that comes with the end of what it waits for.
         """
         task = asyncio.ensure_future(command())
+        sign_of_life: asyncio.Future[Any] | None = None
         try:
-            left_s = timeout_s
-            while left_s > 0 and not task.done():
-                await asyncio.wait({task}, timeout=min(left_s, SLICE_S))
-                left_s -= SLICE_S
+            for _ in range(TIMEOUTS_AT_MOST):
+                await _running_wait(task, self._timeout_s / 2)
+                if not task.done():
+                    sign_of_life = self._ask_for_a_sign_of_life()
+                    await _running_wait(task, self._timeout_s / 2)
+                if task.done():
+                    return task.result()
+                if sign_of_life is None or not _succeeded(sign_of_life):
+                    break
+            raise TimeoutError
+        finally:
+            task.cancel()
+            task.add_done_callback(_look_away)
+
+    def _ask_for_a_sign_of_life(self) -> asyncio.Future[Any]:
+        """Send a PING that ends by itself, whoever still waits for it."""
+
+        async def ping() -> None:
+            async with asyncio.timeout(self._timeout_s):
+                await self._redis.ping()
+
+        task = asyncio.ensure_future(ping())
+        self._pings.add(task)
+        task.add_done_callback(self._pings.discard)
+        task.add_done_callback(_look_away)
+        return task
+
+    async def _within_time(self, command: Callable[[], Awaitable[_Reply]], timeout_s: float) -> _Reply:
+        """Await a command for at most `timeout_s`; see `_while_alive` for why as a task."""
+        task = asyncio.ensure_future(command())
+        try:
+            await _running_wait(task, timeout_s)
             if task.done():
                 return task.result()
             raise TimeoutError
         finally:
-            if not task.done():
-                task.cancel()
-                task.add_done_callback(_look_away)
+            task.cancel()
+            task.add_done_callback(_look_away)
 
     def _check(self) -> None:
         if self._breaker.open:
@@ -243,6 +276,22 @@ class RedisBackend:
         return StoreUnavailable(
             f"The embedding store at {self._where} cannot be used ({type(error).__name__}). Try again shortly."
         )
+
+
+async def _running_wait(task: asyncio.Future[Any], timeout_s: float) -> None:
+    """Wait for a task, not counting what this process itself is late by.
+
+    An event loop that was kept busy, or a machine that stood still, sees the time-out before it sees the reply that
+    came in time.
+    """
+    left_s = timeout_s
+    while left_s > 0 and not task.done():
+        await asyncio.wait({task}, timeout=min(left_s, SLICE_S))
+        left_s -= SLICE_S
+
+
+def _succeeded(task: asyncio.Future[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 def _look_away(task: asyncio.Future[Any]) -> None:

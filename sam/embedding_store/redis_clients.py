@@ -52,7 +52,7 @@ def connect(url: str, timeout_s: float) -> Clients:
     """
     options: dict[str, Any] = {
         # A net under the caller's own time-out, which comes first.
-        "socket_timeout": 2 * timeout_s,
+        "socket_timeout": 5 * timeout_s,
         "socket_connect_timeout": 2 * timeout_s,
         # redis-py's own defaults, 5 s and ten retries, would stall a request for a minute. A time-out is not retried.
         "retry": Retry(ConstantBackoff(RETRY_PAUSE_S), retries=1, supported_errors=(exceptions.ConnectionError,)),

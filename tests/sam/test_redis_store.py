@@ -231,6 +231,31 @@ def test_an_image_id_that_could_not_be_moved_is_bound_to_nothing(own_redis: Redi
     run(test)
 
 
+def test_a_slow_command_is_waited_for_while_redis_answers_others(own_redis: RedisServer) -> None:
+    """A command that takes longer than its time-out is no loss of Redis as long as that shows signs of life."""
+
+    async def test() -> None:
+        backend = RedisBackend(own_redis.url, timeout_s=0.4)
+        store = EmbeddingStore(backend, MODEL, ttl_s=60)
+        with own_redis.client() as other:
+            # Redis holds back what writes, and goes on answering the rest.
+            other.client_pause(1000, all=False)
+        started = time.monotonic()
+        await store.store_alias("t", "x", ALIAS)
+        assert time.monotonic() - started > 0.4
+        assert await store.load_alias("t", "x") == ALIAS
+        with own_redis.client() as other:
+            other.client_pause(4000, all=False)
+        started = time.monotonic()
+        await _refused(store.store_alias("t", "y", ALIAS))
+        assert time.monotonic() - started < 3.9, "it was waited for without end"
+        with own_redis.client() as other:
+            other.client_unpause()
+        await store.close()
+
+    run(test)
+
+
 def test_a_call_that_doubts_the_store_does_not_wait_for_it(own_redis: RedisServer) -> None:
     """Whose request has waited for Redis elsewhere sees at once that it stands still, and uses it if it does not."""
 
