@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 
 MAX_PARTS = 16_384
-"""The chunks of a PNG and the segments of a JPEG. A PNG of 20 MiB in the smallest chunks in use, of 4 KiB, has 5,120."""
+"""The chunks of a PNG and the segments of a JPEG. Of the smallest chunks in use, 4 KiB, a PNG of 20 MiB has 5,120."""
 
 MAX_SCANS = 64
 """The scans of a JPEG. Progressive ones have about 10; each goes over the whole picture, however few bytes it has."""

@@ -15,7 +15,6 @@ from gateway.workers import OFFLOAD_BYTES, Workers
 from sam.errors import DeadlineExceeded, Overloaded, RequestTooLarge
 from sam.places import Places
 
-
 MAX_JSON_LISTS = 2**17
 """The lists and objects of a body; an embedding has 16,642 and the longest polygon 16,385."""
 

@@ -1,8 +1,9 @@
-"""Pictures that nobody sends by mistake, each with the answer that it gets. Made anew for each run, each of them small."""
+"""Pictures that nobody sends by mistake, each with the answer that it gets. Made anew for each run, all small."""
 
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from dataclasses import dataclass
 
@@ -59,17 +60,14 @@ def exif_block(order: str, *entries: bytes, start: int = 8) -> bytes:
         start: where the block says that the directory is.
     """
     sign = b"II*\0" if order == "<" else b"MM\0*"
-    byteorder = "little" if order == "<" else "big"
-    count = len(entries).to_bytes(2, byteorder)
-    return sign + start.to_bytes(4, byteorder) + count + b"".join(entries) + bytes(4)
+    return sign + struct.pack(f"{order}IH", start, len(entries)) + b"".join(entries) + bytes(4)
 
 
 def exif_entry(order: str, tag: int, kind: int, count: int, value: int) -> bytes:
     """Return one entry of a directory; `value` is the value itself, two bytes wide for the kind SHORT (3)."""
-    byteorder = "little" if order == "<" else "big"
-    width = 2 if kind == 3 else 4
-    numbers = tag.to_bytes(2, byteorder) + kind.to_bytes(2, byteorder) + count.to_bytes(4, byteorder)
-    return numbers + value.to_bytes(width, byteorder) + bytes(4 - width)
+    return struct.pack(f"{order}HHI", tag, kind, count) + struct.pack(
+        f"{order}Hxx" if kind == 3 else f"{order}I", value
+    )
 
 
 def exif_blocks() -> dict[str, tuple[bytes, bool]]:

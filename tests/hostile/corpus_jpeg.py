@@ -33,7 +33,9 @@ def samples() -> Iterator[Sample]:
 def _frame(data: bytes, **changes: int) -> bytes:
     """Return a JPEG with other numbers in the header of its frame: precision, height, width, count, sampling."""
     at = next(data.index(struct.pack(">H", marker)) for marker in (0xFFC0, 0xFFC2) if struct.pack(">H", marker) in data)
-    values = dict(zip(("precision", "height", "width", "count"), struct.unpack_from(">BHHB", data, at + 4), strict=True))
+    values = dict(
+        zip(("precision", "height", "width", "count"), struct.unpack_from(">BHHB", data, at + 4), strict=True)
+    )
     sampling = changes.pop("sampling", data[at + 11])
     numbers = struct.pack(">BHHB", *(values | changes).values())
     return data[: at + 4] + numbers + data[at + 10 : at + 11] + bytes([sampling]) + data[at + 12 :]
@@ -57,7 +59,9 @@ def _claims() -> Iterator[Sample]:
     for count in (0, 2, 4, 255):
         yield Sample(f"jpeg of {count} components", _frame(good, count=count), UNDECODABLE)
     for sampling in (0x00, 0x55, 0xFF):
-        yield Sample(f"jpeg with its first component sampled {sampling:02x}", _frame(good, sampling=sampling), UNDECODABLE)
+        yield Sample(
+            f"jpeg with its first component sampled {sampling:02x}", _frame(good, sampling=sampling), UNDECODABLE
+        )
 
 
 def _damage() -> Iterator[Sample]:
@@ -77,7 +81,9 @@ def _damage() -> Iterator[Sample]:
     yield Sample("jpeg with a segment of no length", good[:2] + b"\xff\xfe\0\0" + good[2:], SIZE)
     yield Sample("jpeg with a segment behind its end", good[:2] + b"\xff\xfe\xff\xff" + good[2:200], UNDECODABLE)
     yield Sample("jpeg with its scan zeroed", good[: scan + 14] + bytes(200) + END, SIZE)
-    yield Sample("jpeg with restarts in its scan", good[: scan + 100] + b"\xff\xd0\xff\xd3" * 50 + good[scan + 100 :], SIZE)
+    yield Sample(
+        "jpeg with restarts in its scan", good[: scan + 100] + b"\xff\xd0\xff\xd3" * 50 + good[scan + 100 :], SIZE
+    )
 
 
 def _extras() -> Iterator[Sample]:
@@ -121,9 +127,7 @@ def _scans() -> Iterator[Sample]:
     usual = progressive.count(b"\xff\xda")
     yield Sample("jpeg progressive", progressive, SIZE)
     yield Sample("jpeg progressive, cut after a scan", progressive[: progressive.rindex(b"\xff\xda")] + END, SIZE)
-    yield Sample(
-        "jpeg with as many scans as are accepted", progressive[:-2] + last * (MAX_SCANS - usual) + END, SIZE
-    )
+    yield Sample("jpeg with as many scans as are accepted", progressive[:-2] + last * (MAX_SCANS - usual) + END, SIZE)
     for scans in (MAX_SCANS + 1, 3000):
         yield Sample(f"jpeg of {scans} scans", progressive[:-2] + last * (scans - usual) + END, UNDECODABLE)
     plain = pictures.encoded(kind="JPEG")

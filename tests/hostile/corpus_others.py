@@ -81,9 +81,17 @@ def _tiffs() -> Iterator[Sample]:
     strip = [(273, 4, 1, 8), (278, 4, 1, 3), (279, 4, 1, 9)]
     yield _opted("tiff claiming 100000x100000", of(100_000, 100_000, *strip), TOO_LARGE)
     yield _opted("tiff of no width", of(0, 3, *strip), UNDECODABLE)
-    yield _opted("tiff of values over one another", of(3, 3, *strip, *[(tag, 1, 30_000, 8) for tag in range(40_000, 43_000)]), Size(3, 3))
+    yield _opted(
+        "tiff of values over one another",
+        of(3, 3, *strip, *[(tag, 1, 30_000, 8) for tag in range(40_000, 43_000)]),
+        Size(3, 3),
+    )
     yield _opted("tiff of a value of 4 GiB", of(3, 3, *strip, (40_000, 1, 2**32 - 1, 8)), Size(3, 3))
-    yield _opted("tiff of floating-point pixels", pictures.save(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), UNDECODABLE)
+    yield _opted(
+        "tiff of floating-point pixels",
+        pictures.save(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"),
+        UNDECODABLE,
+    )
 
 
 def _never_decoded() -> Iterator[Sample]:

@@ -23,9 +23,7 @@ END = png_chunk(b"IEND", b"")
 def header(width: int, height: int, depth: int = 8, colour: int = 2, *ways: int) -> bytes:
     """Return an IHDR; `ways` are compression, filter and interlace."""
     compression, row_filter, interlace = ways or (0, 0, 0)
-    return png_chunk(
-        b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, compression, row_filter, interlace)
-    )
+    return png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, compression, row_filter, interlace))
 
 
 def of(*chunks: bytes) -> bytes:
@@ -88,10 +86,14 @@ def _damage() -> Iterator[Sample]:
         yield Sample(f"png with a wrong checksum of {name.decode()}", wrong, answer)
     raw = b"".join(b"\0" + bytes(9) for _ in range(3))
     wrong_sum = zlib.compress(raw)[:-4] + b"\0\0\0\0"
-    yield Sample("png with a wrong sum of its pixels", of(header(3, 3), png_chunk(b"IDAT", wrong_sum), END), UNDECODABLE)
+    yield Sample(
+        "png with a wrong sum of its pixels", of(header(3, 3), png_chunk(b"IDAT", wrong_sum), END), UNDECODABLE
+    )
     short = png_chunk(b"IDAT", rows(3, 2))
     yield Sample("png with too few rows", of(header(3, 3), short, END), Size(3, 3))
-    yield Sample("png with rows of an unknown filter", of(header(3, 3), png_chunk(b"IDAT", rows(3, 3, 3, 9)), END), UNDECODABLE)
+    yield Sample(
+        "png with rows of an unknown filter", of(header(3, 3), png_chunk(b"IDAT", rows(3, 3, 3, 9)), END), UNDECODABLE
+    )
     yield Sample("png with pixels that are no zlib", of(header(3, 3), png_chunk(b"IDAT", b"x" * 99), END), UNDECODABLE)
     yield Sample("png with a chunk of 4 GiB", of(header(3, 3), b"\xff\xff\xff\xffIDAT" + bytes(99)), UNDECODABLE)
     yield Sample("png with a text of 4 GiB", of(header(3, 3), b"\xff\xff\xff\xfftEXt" + bytes(99)), UNDECODABLE)
@@ -175,7 +177,9 @@ def _kinds() -> Iterator[Sample]:
 
 def _animations() -> Iterator[Sample]:
     picture = Image.fromarray(pictures.scene())
-    animated = pictures.save(picture, "PNG", save_all=True, append_images=[picture.point(lambda value: 255 - value)] * 2)
+    animated = pictures.save(
+        picture, "PNG", save_all=True, append_images=[picture.point(lambda value: 255 - value)] * 2
+    )
     yield Sample("png animated", animated, SIZE)
     control = animated.index(b"acTL")
     frames = struct.pack(">I", 2**31 - 1)

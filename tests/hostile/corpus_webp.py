@@ -119,7 +119,9 @@ def _animations() -> Iterator[Sample]:
     pixels, ways = _pixels(), chunk(b"ANIM", bytes(6))
     head = extended(53, 37, ANIMATED)
     yield Sample("webp animated, of one frame", of(head, ways, frame(53, 37, pixels)), SIZE)
-    yield Sample("webp animated, its frames cut short", of(head, ways, *[frame(53, 37, pixels[:2000])] * 50), UNDECODABLE)
+    yield Sample(
+        "webp animated, its frames cut short", of(head, ways, *[frame(53, 37, pixels[:2000])] * 50), UNDECODABLE
+    )
     yield Sample("webp animated, its frame outside", of(head, ways, frame(53, 37, pixels, left=2)), UNDECODABLE)
     yield Sample("webp animated, its frame larger", of(head, ways, frame(5300, 3700, pixels)), SIZE)
     yield Sample("webp animated, without frames", of(head, ways), UNDECODABLE)

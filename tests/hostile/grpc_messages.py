@@ -1,4 +1,4 @@
-"""Requests made from the descriptors that a service tells of itself: everything that fits, and much that is near to it."""
+"""Requests made from the descriptors that a service tells of itself: all that fits, and much that is near to it."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def _likely(
     """Return fields of a message that a client would send, where few of all possible ones lead anywhere."""
     places, name = st.floats(-10, 50, width=32), descriptor.full_name
     if name in _NEEDED:
-        needed = {field: fields[field].filter(bool) for field in _NEEDED[name]}
-        others = {field: values for field, values in fields.items() if field not in needed}
-        return st.fixed_dictionaries(needed, optional=others if name in _WITH_MORE else None)
+        needed: dict[Any, Any] = {field: fields[field].filter(bool) for field in _NEEDED[name]}
+        others: dict[Any, Any] = {field: values for field, values in fields.items() if field not in needed}
+        return st.fixed_dictionaries(needed, optional=others if name in _WITH_MORE else {})
     if name == "sam.v1.Tensor":
         return st.builds(_tensor, st.sampled_from(_SHAPES), st.sampled_from([1, 2]))
     if name == "sam.v1.Point":
@@ -75,9 +75,10 @@ def _likely(
 
 
 def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    if field.type == FieldDescriptor.TYPE_MESSAGE:
+    one: st.SearchStrategy[Any]
+    if field.message_type is not None:
         one = requests(field.message_type)
-    elif field.type == FieldDescriptor.TYPE_ENUM:
+    elif field.enum_type is not None:
         one = st.sampled_from([value.number for value in field.enum_type.values]) | st.sampled_from([99, -1, 2**31 - 1])
     elif field.type in (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE):
         one = st.floats(0, 100, width=32) | st.floats(width=32)
@@ -103,7 +104,7 @@ def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 
 def _is_small(field: FieldDescriptor) -> bool:
-    if field.type == FieldDescriptor.TYPE_MESSAGE:
+    if field.message_type is not None:
         return all(_is_small(inner) and not inner.is_repeated for inner in field.message_type.fields)
     return field.type not in (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING)
 

@@ -85,4 +85,6 @@ def rows_of(tallies: Sequence[Tally]) -> list[tuple[str, ...]]:
 def as_markdown(tallies: Sequence[Tally]) -> str:
     """Return the table."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows_of(tallies))])
+    return "\n".join(
+        [*lines, *("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows_of(tallies))]
+    )

@@ -59,7 +59,10 @@ def _deep() -> Cases:
         yield f"{depth} objects in one another", b'{"a":' * depth
         yield f"an embedding {depth} lists deep", _raw("embeddings", b"[" * depth + b"1" + b"]" * depth)
     yield "a mask 900 lists deep", _raw("mask_input", b"[" * 900 + b"]" * 900)
-    yield "an embedding 900 lists deep", _body(embeddings=json.loads("[" * 900 + "]" * 900), orig_im_size=[9, 9], box=[1, 2, 3, 4])
+    yield (
+        "an embedding 900 lists deep",
+        _body(embeddings=json.loads("[" * 900 + "]" * 900), orig_im_size=[9, 9], box=[1, 2, 3, 4]),
+    )
 
 
 def _many() -> Cases:

@@ -60,7 +60,9 @@ def channels(services: Deployment) -> Iterator[dict[str, grpc.Channel]]:
 
 def _open(target: str) -> grpc.Channel:
     # No retries: each answer is to be seen.
-    return grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", 2**26), ("grpc.enable_retries", 0)])
+    return grpc.insecure_channel(
+        target, options=[("grpc.max_receive_message_length", 2**26), ("grpc.enable_retries", 0)]
+    )
 
 
 def _described(channel: grpc.Channel, service: str, method: str) -> MethodDescriptor:

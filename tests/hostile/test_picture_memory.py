@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from encoder_service.limits import ImageLimits
+from encoder_service.skimming import MAX_SCANS
 from tests.encoder_service import pictures
 from tests.encoder_service.pictures import png_chunk
 from tests.hostile.conftest import Begin
-from tests.hostile.corpus_jpeg import END, MAX_SCANS
+from tests.hostile.corpus_jpeg import END
 from tests.hostile.corpus_png import header, of
 from tests.integration.processes import ROOT
 

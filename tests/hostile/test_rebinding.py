@@ -130,9 +130,7 @@ def test_a_name_that_flickers_never_leads_inside(dns: FickleDns, tally: Begin) -
         async with both_hosts() as hosts:
             for redirect in ("", f"http://flickering.example:{hosts.port}/last"):
                 hosts.redirect_to = redirect
-                for outcome in await asyncio.gather(
-                    *(_fetch(dns, hosts, "flickering.example") for _ in range(TIMES))
-                ):
+                for outcome in await asyncio.gather(*(_fetch(dns, hosts, "flickering.example") for _ in range(TIMES))):
                     counts.accept() if outcome == "fetched" else counts.refuse(outcome)
             assert hosts.inside == 0
             assert counts.accepted

@@ -23,18 +23,28 @@ from tests.faults.deployment import Deployment
 from tests.hostile.conftest import Begin
 
 # The same few addresses, as browsers, C libraries and people have spelled them.
-SPELLINGS = """
-2130706433 017700000001 0x7f000001 0x7F000001 0x7f.1 127.1 127.0.1 0177.0.0.1 0177.0.0.01 0x7f.0.0.0x1 00000127.0.0.1
-2852039166 025177524776 0xa9fea9fe 169.254.43518 169.16689662 0251.0376.0251.0376 0xA9.0xFE.0xA9.0xFE 4294967297
-127.0.0.1. 127.0.0.1.. 2130706433. 0x7f000001. 169.254.169.254. 10.0.0.1. 1.2.3 0 0.0 00 1 0x 0x0 256.256.256.256
-[::ffff:7f00:1] [::ffff:169.254.169.254] [0:0:0:0:0:ffff:7f00:0001] [::1%25lo] [fe80::1%25eth0] [::] [0000::1] [::127.0.0.1]
-[64:ff9b::169.254.169.254] [2002:a9fe:a9fe::] [fd00:ec2::254] [::ffff:0:7f00:1] [0:0:0:0:0:0:0:1]
-\u2460\u2461\u2466.0.0.\u2460 \uff11\uff12\uff17.0.0.1 127\u30020\u30020\u30021 127.0.0.\uff11 \u0661\u0662\u0667.0.0.1 \uff30\uff38
-localhost LOCALHOST localhost. localhost.localdomain \uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54 l\u200bocalhost loc\u00adalhost
-ip6-localhost metadata.google.internal instance-data metadata.azure.internal redis encoder.samovar.svc.cluster.local
-127.0.0.1.nip.example -.example a..example .example xn--.example xn--a.example *.example example_
-""".split()
+# fmt: off
+DISGUISES = [
+    "2130706433", "017700000001", "0x7f000001", "0x7F000001", "0x7f.1", "127.1", "127.0.1", "0177.0.0.1",
+    "0177.0.0.01", "0x7f.0.0.0x1", "00000127.0.0.1", "2852039166", "025177524776", "0xa9fea9fe", "169.254.43518",
+    "169.16689662", "0251.0376.0251.0376", "0xA9.0xFE.0xA9.0xFE", "4294967297", "127.0.0.1.", "127.0.0.1..",
+    "2130706433.", "0x7f000001.", "169.254.169.254.", "10.0.0.1.", "1.2.3", "0", "0.0", "00", "1", "0x", "0x0",
+    "256.256.256.256", "[::ffff:7f00:1]", "[::ffff:169.254.169.254]", "[0:0:0:0:0:ffff:7f00:0001]", "[::1%25lo]",
+    "[fe80::1%25eth0]", "[::]", "[0000::1]", "[::127.0.0.1]", "[64:ff9b::169.254.169.254]", "[2002:a9fe:a9fe::]",
+    "[fd00:ec2::254]", "[::ffff:0:7f00:1]", "[0:0:0:0:0:0:0:1]", "\u2460\u2461\u2466.0.0.\u2460",
+    "\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021", "127.0.0.\uff11", "\u0661\u0662\u0667.0.0.1",
+]
 
+# What stands for such an address in a resolver's eyes, or for nothing.
+NAMES = [
+    "localhost", "LOCALHOST", "localhost.", "localhost.localdomain",
+    "\uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54", "l\u200bocalhost", "loc\u00adalhost", "ip6-localhost",
+    "metadata.google.internal", "instance-data", "metadata.azure.internal", "redis",
+    "encoder.samovar.svc.cluster.local", "127.0.0.1.nip.example", "-.example", "a..example", ".example",
+    "xn--.example", "xn--a.example", "*.example", "example_",
+]
+
+# fmt: on
 # All of them with a host that would do.
 WAYS = [
     "ftp://pictures.example/x",
@@ -77,7 +87,10 @@ WAYS = [
 
 def _urls() -> list[str]:
     literals = [f"[{host}]" if ":" in host else host for host in REFUSED]
-    return [f"https://{host.replace('%', '%25') if '%25' not in host else host}/x" for host in [*literals, *SPELLINGS]]
+    return [
+        f"https://{host.replace('%', '%25') if '%25' not in host else host}/x"
+        for host in [*literals, *DISGUISES, *NAMES]
+    ]
 
 
 async def _anywhere(host: str, port: int) -> list[IpAddress]:
@@ -95,6 +108,14 @@ def test_nothing_but_https_to_a_public_host_is_fetched(url: str) -> None:
     """Another scheme, another port, a user's name or a URL that parsers differ over is refused."""
     with pytest.raises(SamovarError) as refusal:
         asyncio.run(asyncio.wait_for(fetch(url, FetchLimits(), _anywhere), 5))
+    assert refusal.value.reason == "IMAGE_URL_REFUSED"
+
+
+@pytest.mark.parametrize("host", DISGUISES)
+def test_no_disguise_of_an_address_is_looked_up_as_a_name(host: str) -> None:
+    """Decimal, octal, hexadecimal, wide and wrapped digits are refused before a resolver could take them for a name."""
+    with pytest.raises(SamovarError) as refusal:
+        asyncio.run(asyncio.wait_for(fetch(f"https://{host}/x", FetchLimits(), _anywhere), 5))
     assert refusal.value.reason == "IMAGE_URL_REFUSED"
 
 
@@ -139,7 +160,10 @@ MANNERS: dict[str, tuple[Callable[[web.Request], Awaitable[web.StreamResponse]],
     "a header of 64 KiB": (_answering(PNG, X_Long="x" * 2**16), "IMAGE_URL_FAILED"),
     "gzip": (_answering(gzip.compress(bytes(10**7)), Content_Encoding="gzip"), "IMAGE_URL_FAILED"),
     "brotli": (_answering(b"x", Content_Encoding="br"), "IMAGE_URL_FAILED"),
-    "gzip within gzip": (_answering(gzip.compress(gzip.compress(PNG)), Content_Encoding="gzip, gzip"), "IMAGE_URL_FAILED"),
+    "gzip within gzip": (
+        _answering(gzip.compress(gzip.compress(PNG)), Content_Encoding="gzip, gzip"),
+        "IMAGE_URL_FAILED",
+    ),
     "more than may be": (_answering(bytes(2**20 + 1)), "IMAGE_TOO_LARGE"),
     "a picture called a page": (_answering(PNG, Content_Type="text/html"), "fetched"),
     "a picture of no type": (_answering(PNG, Content_Type=""), "fetched"),
@@ -181,17 +205,18 @@ def test_what_a_host_calls_its_answer_does_not_matter() -> None:
 
 def test_hosts_that_never_answer_take_nobody_elses_place() -> None:
     """While all places for fetching are taken, pictures sent as bytes are embedded, and further URLs turned away."""
-    go_on, places = asyncio.Event(), 4
+    go_on, places, waiting = asyncio.Event(), 4, asyncio.Semaphore(0)
 
     async def never(_: web.Request) -> web.StreamResponse:
+        waiting.release()
         await go_on.wait()
         return web.Response(body=plain_picture(7))
 
     async def scenario() -> None:
         async with serving(never) as host, running_encoder(allowed_hosts=["127.0.0.1"], max_fetches=places) as encoder:
             stuck = [asyncio.create_task(encoder.embed(url=host.url(f"/{number}"))) for number in range(places)]
-            while len(host.requests) < places:
-                await asyncio.sleep(0.01)
+            for _ in stuck:
+                await waiting.acquire()
             started = time.monotonic()
             await asyncio.gather(*(encoder.embed(plain_picture(shade)) for shade in range(20)))
             with pytest.raises(Overloaded, match="fetching of URLs"):
