@@ -21,7 +21,7 @@ from tests.integration.processes import Process, spawn
 from tests.photographs import photograph
 
 MODEL = {"SAMOVAR_MODEL": "starter"}
-"""The smallest model, and a trained one: masks of random weights hang on the last bit of a number, and so on a compiler."""
+"""The smallest model, and a trained one: masks of random weights hang on the last bit of a number."""
 
 _START_S = 300.0
 _PROMPT = {"point_coords": [[330, 180], [20, 400]], "point_labels": [1, 0]}
