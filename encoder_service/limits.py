@@ -23,8 +23,9 @@ class ImageLimits:
     max_pixels: int = 64 * 2**20
     """Width times height. Checked before the pixels are allocated. Pillow itself stops at 178,956,970.
 
-    While a picture is decoded it takes up to 16 bytes for each pixel: 1 GiB at this default. That is for a WebP,
-    whose decoder keeps three copies with four channels; the others take 8 to 12 bytes.
+    While a picture is decoded it takes up to 16 bytes for each pixel: 1 GiB at this default. That is for a WebP, whose
+    decoder keeps three copies with four channels, and for a PNG that is animated apart from its default image; the
+    others take 5 to 12 bytes. `make hostile` measures them.
     """
 
     max_aspect: int = 2048

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # How long one example takes says more about what else the machine does than about us.
 settings.register_profile("samovar", deadline=None)
 # `make hostile` names this one.
-settings.register_profile("hostile", deadline=None, max_examples=2000)
+settings.register_profile("hostile", deadline=None, max_examples=1000)
 settings.load_profile("samovar")
 
 # A server may log after its client has its answer, when pytest captures no longer. Tests of logs set up their own.

@@ -92,6 +92,8 @@ def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
         one = st.just(PICTURE) | st.binary(max_size=64)
     elif field.name == "points_per_side":  # A grid of thousands of points takes seconds, and nothing else.
         one = st.integers(1, 3) | st.integers(65, 2**32 - 1)
+    elif field.name in ("height", "width"):  # Nor do pictures of 100 million pixels, which are accepted.
+        one = st.integers(1, 64) | st.sampled_from([0, 65_535, 65_536, 2**31, 2**32 - 1])
     else:
         low, high = _INTEGERS[field.type]
         one = st.integers(low, high)
