@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-COLUMNS = ("what was tried", "inputs", "refused", "accepted", "faults of ours", "seen besides")
+COLUMNS = ("what was tried", "inputs", "refused", "accepted", "5xx or crashes", "seen besides")
 
 _SAID_ACCEPTED = "accepted"
 _OURS = frozenset({"INTERNAL", "UNKNOWN", "crash"})
