@@ -18,8 +18,12 @@ load_all_checks()
 # kind or another, a label for each point), and take `"1"` and `1` for `true` as the reference does.
 UNFIT = frozenset({"positive_data_acceptance", "negative_data_rejection"})
 
-# The coverage of a schema's corners comes first, several hundred requests, and these random ones after it.
-RANDOM_ONES = max(5, settings.default.max_examples // 20)  # type: ignore[union-attr]
+_EXAMPLES = settings.default.max_examples  # type: ignore[union-attr]
+RANDOM_ONES = max(10, _EXAMPLES // 20)
+"""The random requests to each route."""
+
+THOROUGH = _EXAMPLES > 100
+"""Whether a schema's corners are all gone through before, with a thousand requests: in `make hostile`."""
 
 FEW_POINTS = 4
 """Along each side of the grid for segmenting everything: what is tried is the route, and 1,024 points take seconds."""
@@ -47,6 +51,7 @@ def _with_plain_tuples(schema: Any) -> Any:
 
 
 schema = schemathesis.openapi.from_dict(_with_plain_tuples(openapi()))
+schema.config.phases.coverage.enabled = THOROUGH
 
 
 @schema.parametrize()
