@@ -10,9 +10,10 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from sam.auth import KeyRing
-from sam.errors import InternalError, SamovarError, StoreUnavailable
+from sam.errors import InternalError, RequestInvalid, SamovarError, StoreUnavailable
 from sam.patience import begin_to_doubt
 from sam.rpc.caller import REQUEST_ID_KEY, STORE_LOST_KEY, api_key_of, request_id_or_new, to_dict
 from sam.rpc.status import DETAILS_KEY, code_of, to_status
@@ -63,9 +64,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
         return build(  # type: ignore[no-any-return]
             answering(behaviour, _Call(method, request_id, api_key, self._keys)),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_reading(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
+
+
+class _Unreadable:
+    """Stands where a request would, if what was sent is none."""
+
+
+def _reading(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Let unreadable bytes through to where errors become statuses; gRPC itself answers them with UNKNOWN."""
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _Unreadable()
+
+    return read
+
+
+def _check_readable(request: Any) -> None:
+    if isinstance(request, _Unreadable):
+        raise RequestInvalid("What was sent is no message of this method. Is the client built from another contract?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +105,7 @@ class _Call:
 def _answering(behaviour: _Handler, known: _Call) -> _Handler:
     async def call(request: Any, context: _Context) -> Any:
         async with _reported(context, known):
+            _check_readable(request)
             return await behaviour(request, context)
 
     return call
@@ -90,9 +115,11 @@ def _answering_stream(
     behaviour: Callable[[Any, _Context], AsyncGenerator[Any, None]], known: _Call
 ) -> Callable[[Any, _Context], AsyncGenerator[Any, None]]:
     async def call(request: Any, context: _Context) -> AsyncGenerator[Any, None]:
-        async with _reported(context, known), aclosing(behaviour(request, context)) as messages:
-            async for message in messages:
-                yield message
+        async with _reported(context, known):
+            _check_readable(request)
+            async with aclosing(behaviour(request, context)) as messages:
+                async for message in messages:
+                    yield message
 
     return call
 

@@ -21,8 +21,9 @@ from sam.errors import (
 DETAILS_KEY = "grpc-status-details-bin"
 """The trailing metadata that carries a serialised `google.rpc.Status`."""
 
-# HTTP/2 peers commonly refuse headers over 8 KiB; the status travels in one, in base64 and beside its plain text.
-_MAX_MESSAGE_CHARS = 1_500
+# HTTP/2 peers commonly refuse headers over 8 KiB; the status travels in one, in base64 and beside its plain text, of
+# which each byte that is not ASCII takes three.
+_MAX_MESSAGE_BYTES = 1_500
 
 
 def code_of(error: SamovarError) -> grpc.StatusCode:
@@ -34,7 +35,7 @@ def to_status(error: SamovarError) -> status_pb2.Status:
     """Return the full status of an error, for `grpc-status-details-bin`."""
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     details: list[Message] = [info]
-    message = error.message[:_MAX_MESSAGE_CHARS]
+    message = _shortened(error.message)
     if error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
@@ -47,6 +48,16 @@ def to_status(error: SamovarError) -> status_pb2.Status:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     return status_pb2.Status(code=code_of(error).value[0], message=message, details=packed)
+
+
+def _shortened(message: str) -> str:
+    """Cut a message to what fits, by the bytes of a character: one if it is ASCII, and otherwise three for each."""
+    size = 0
+    for index, character in enumerate(message):
+        size += 1 if character.isascii() else 3 * len(character.encode(errors="replace"))
+        if size > _MAX_MESSAGE_BYTES:
+            return message[:index]
+    return message
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, *, unavailable: type[Unavailable]) -> SamovarError:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -18,6 +19,7 @@ from sam.errors import (
     EmbeddingNotFound,
     InternalError,
     Overloaded,
+    RequestInvalid,
     SamovarError,
     StartupError,
     Unauthenticated,
@@ -27,7 +29,7 @@ from sam.keys_file import KnownKey, digest_of
 from sam.rpc.caller import Caller, to_metadata
 from sam.rpc.channel import open_channel
 from sam.rpc.server import RpcServer
-from sam.rpc.status import from_rpc_error
+from sam.rpc.status import from_rpc_error, to_status
 from sam.settings import RpcServerSettings
 from sam.v1 import decoder_service_pb2 as pb
 from sam.v1 import decoder_service_pb2_grpc as pb_grpc
@@ -123,6 +125,32 @@ def test_errors_arrive_as_they_were_raised_and_others_say_nothing() -> None:
             assert "secret" not in internal.value.message
 
     run(test)
+
+
+@pytest.mark.parametrize("method", ["GetEmbedding", "SegmentEverything"])
+def test_bytes_that_are_no_message_are_refused_as_such(method: str) -> None:
+    """What cannot be read as the method's request is an INVALID_ARGUMENT that says so, whether or not it streams."""
+
+    async def test() -> None:
+        async with serving(EchoDecoder()) as (_, port), open_channel(f"127.0.0.1:{port}", SERVICE) as channel:
+            open_call: Any = channel.unary_stream if method == "SegmentEverything" else channel.unary_unary
+            call = open_call(f"/{SERVICE}/{method}")(b"\xff\xff\xff", timeout=10)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await (call.read() if method == "SegmentEverything" else call)
+            known = from_rpc_error(caught.value, unavailable=DecoderUnavailable)
+            assert isinstance(known, RequestInvalid)
+            assert "no message" in known.message
+
+    run(test)
+
+
+@pytest.mark.parametrize("text", ["x" * 9_000, "\N{TEAPOT}" * 3_000, "\U0001f375" * 3_000])
+def test_a_long_error_arrives_shortened(text: str) -> None:
+    """However long a message is, and of whatever characters, its status passes limits of 8 KiB on headers."""
+    status = to_status(EmbeddingNotFound(text))
+    assert 0 < len(status.message) <= 1_500
+    assert len(quote(status.message)) + 4 * len(status.SerializeToString()) // 3 < 8_000
+    assert text.startswith(status.message)
 
 
 def test_keys_are_checked_and_health_is_exempt() -> None:
