@@ -20,6 +20,7 @@ from sam.errors import InternalError, RequestInvalid, SamovarError, ServiceError
 
 UNPROCESSABLE = 422
 METHOD_NOT_ALLOWED = 405
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 CLIENT_GONE = 499
 """The status that the log shows for a request whose client left; nobody receives it."""
 
@@ -114,8 +115,12 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
 
 def _methods_of(request: Request) -> list[str]:
     """Return the methods that the path of a request takes: each is a route of its own, and the framework names one."""
-    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+
+    def takes(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in _METHODS if takes(method)]
 
 
 def _detail(entry: Mapping[str, Any]) -> dict[str, Any]:
