@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from decoder_service.fused.scaling import TAPS, Taps, scaling_library, threshold
 from sam.geometry import INPUT_SIDE, LOW_RES_SIDE, Size, input_size
 
 Float32Array = npt.NDArray[np.float32]
@@ -131,6 +132,17 @@ def threshold_at_original_size(
     scaled = _scaled_where_above(low_res_logits, original_size, mask_threshold)
     if scaled is None:
         return _empty_mask(original_size)
+    rows, columns = _axes(original_size)
+    library = scaling_library()
+    if library is not None and columns.taps.compact:
+        region = threshold(
+            library,
+            np.ascontiguousarray(low_res_logits),
+            mask_threshold,
+            rows.taps_of(scaled.top, scaled.height),
+            columns.taps_of(scaled.left, scaled.width),
+        )
+        return tight_mask(original_size, scaled.top, scaled.left, region)
     region = np.empty((scaled.height, scaled.width), np.bool_)
     for start, stop, logits in scaled.bands:
         np.greater(logits, mask_threshold, out=region[start:stop])
@@ -241,6 +253,11 @@ class _Axis(NamedTuple):
 
     inputs: int  # how many of the 256 inputs any output needs
     bands: tuple[_Band, ...]
+    taps: Taps
+
+    def taps_of(self, first: int, count: int) -> Taps:
+        """Return those of some neighbouring outputs."""
+        return Taps(self.taps.first[first : first + count], self.taps.weights[first : first + count])
 
     def bands_reached_by(self, above: npt.NDArray[np.intp]) -> tuple[_Band, ...]:
         """Return the bands from the first to the last that has one of these inputs, ascending."""
@@ -282,7 +299,19 @@ def _axis(cut: int, length: int, outputs_per_band: int) -> _Axis:
         weights = (1 - share) * inner[low[start:stop], first:end]
         weights += share * inner[high[start:stop], first:end]
         bands.append(_Band(start, stop, first, end, weights))
-    return _Axis(bands[-1].end_input, tuple(bands))
+    return _Axis(bands[-1].end_input, tuple(bands), _taps(bands))
+
+
+def _taps(bands: list[_Band]) -> Taps:
+    """Return the three inputs of each output, and their weights."""
+    first, weights = [], []
+    for band in bands:
+        # The first input with a weight; three from there on hold all that have one.
+        begins = (band.weights != 0).argmax(axis=1)
+        padded = np.pad(band.weights, ((0, 0), (0, TAPS)))
+        weights.append(np.take_along_axis(padded, begins[:, None] + np.arange(TAPS), axis=1))
+        first.append(begins + band.first_input)
+    return Taps(np.concatenate(first).astype(np.int32), np.concatenate(weights).astype(np.float32))
 
 
 def _bilinear_taps(inputs: int, outputs: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Float32Array]:

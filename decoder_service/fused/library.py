@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ("image_side.cpp", "numbers.h", "token_side.cpp")
+SOURCES = ("image_side.cpp", "numbers.h", "scaling.cpp", "token_side.cpp")
 LIBRARY = FOLDER / "_library.so"
 
 CHANNELS = 256
@@ -117,6 +117,11 @@ def _declare(functions: ctypes.CDLL) -> None:
             *(pointer, integer, pointer, integer, integer),
             *(pointer, pointer, integer),
             *(pointer, pointer, pointer, pointer, pointer, pointer),
+        ],
+        "samovar_threshold": [
+            *(pointer, single),
+            *(pointer, pointer, integer),
+            *(pointer, pointer, integer, pointer),
         ],
         "samovar_end_tokens": [pointer, integer, integer, pointer, pointer, integer, pointer, pointer],
     }
