@@ -32,6 +32,8 @@ def test_f13_one_id_for_two_pictures_is_never_answered_with_the_other(
             for number in range(rounds):
                 await http.segment(pair[number % 2], "in-turn")
                 await http.segment(None, "in-turn")
+            # Bound to something, before anybody asks by name.
+            await http.embed(pair[0], "at-once")
             for _ in range(rounds // 5):
                 await at_once(8, lambda number: http.segment(pair[number % 2] if number < 6 else None, "at-once"))
                 await http.embed(pair[0], "at-once")
