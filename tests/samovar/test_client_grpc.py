@@ -163,7 +163,7 @@ def test_errors_are_those_of_the_services(client: SamGrpcClient, services: Servi
         client.segment(picture())
     services.encoder.error = Overloaded("The queue is full.", retry_after_s=0.3)
     with pytest.raises(Overloaded, match="queue is full"):
-        client.embed(picture(), timeout_s=1)
+        client.embed(picture(), timeout_s=1.15)
     assert len(services.encoder.calls) > 2
 
 
