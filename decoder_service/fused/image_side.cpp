@@ -513,7 +513,7 @@ void upscale(const bf16* image, int positions, const bf16* first_weight, const f
              const float* norm_weight, const float* norm_bias, float epsilon, const bf16* second_weight,
              const float* second_bias, const float* vectors, int masks, float* logits, long mask_stride) {
     const Products<ISA> products;
-    // Column 4 (2c + d) ... of a position's four second places (c, d): 16 columns, four masks each.
+    // Sixteen columns: four masks for each of a position's four places in the second convolution.
     alignas(64) float blocks[4 * LAST * TILE] = {};
     for (int place = 0; place < 4; ++place)
         for (int mask = 0; mask < masks; ++mask)

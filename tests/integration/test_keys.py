@@ -16,7 +16,7 @@ import pytest
 from sam.rpc.caller import to_metadata
 from sam.v1 import decoder_service_pb2 as pb
 from sam.v1 import decoder_service_pb2_grpc, encoder_service_pb2, encoder_service_pb2_grpc, image_pb2
-from tests.conftest import RedisServer, start_redis
+from tests.conftest import RedisServer
 from tests.faults.deployment import stub
 from tests.integration.processes import Stack, spawn, stack
 from tests.integration.test_split_roles import CLICK, picture
@@ -30,14 +30,6 @@ ENCODE_S = 0.4
 def hashed(key: str) -> str:
     """Return a key as a file may hold it."""
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-@pytest.fixture(scope="module")
-def redis_of_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The stack's Redis."""
-    server = start_redis(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from samovar.certs import CA, CLIENT, CLIENT_KEY, write_certificates
 from samovar.client import AsyncSamClient, SamClient, ServerUnreachable
 from samovar.client.errors import SamovarError
 from samovar.client.grpc import SamGrpcClient
-from tests.conftest import RedisServer, free_port, start_redis
+from tests.conftest import RedisServer, free_port
 from tests.faults.deployment import stub
 from tests.integration.processes import Process, Stack, mutual_tls, spawn, stack
 from tests.photographs import photograph
@@ -29,14 +29,6 @@ from tests.samovar.clients import grpc_client
 from tests.samovar.processes import run_samovar
 
 REFUSED_WITHIN_S = 10.0
-
-
-@pytest.fixture(scope="module")
-def redis_of_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The stack's Redis."""
-    server = start_redis(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from sam.v1 import (
     encoder_service_pb2_grpc,
     image_pb2,
 )
-from tests.conftest import RedisServer, start_redis
+from tests.conftest import RedisServer
 from tests.integration.processes import RANDOM_MODEL, Stack, mutual_tls, stack
 from tests.photographs import photograph
 
@@ -35,14 +35,6 @@ CLICK = {"point_coords": [[320, 200]], "point_labels": [1]}
 def picture(name: str = "china") -> dict[str, str]:
     """Return a photograph as the `image` field of a request."""
     return {"type": "base64", "value": base64.b64encode(photograph(name).read_bytes()).decode()}
-
-
-@pytest.fixture(scope="module")
-def redis_of_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The stack's Redis."""
-    server = start_redis(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")
