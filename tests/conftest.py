@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,10 +71,24 @@ class RedisServer:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nothing listens on, nor on the two after it, where `samovar serve` puts its services.
+
+    It is below those that the system gives to outgoing connections, one of which could take it before it is used.
+    """
+    for _ in range(1000):
+        port = _PORTS.randrange(10_000, 32_000)
+        with ExitStack() as probes:
+            try:
+                for offset in range(3):
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port + offset))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no three free ports in a row")
+
+
+_PORTS = random.SystemRandom()
+"""Not seeded: workers of one run must not try the same ports."""
 
 
 def start_redis(folder: Path, *options: str, port: int | None = None) -> RedisServer:

@@ -27,9 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """`samovar serve`, in the number format of the decoders that it is compared with."""
     folder = tmp_path_factory.mktemp("server")
-    # The services inside listen beside it, where users expect them.
-    beside = {"SAMOVAR_ENCODER_PORT": "", "SAMOVAR_DECODER_PORT": ""}
-    settings = {**RANDOM_MODEL, **beside, "SAMOVAR_DECODER_PRECISION": "float32"}
+    settings = {**RANDOM_MODEL, "SAMOVAR_DECODER_PRECISION": "float32"}
     with service("samovar", folder, settings, arguments=("serve",)) as process:
         yield process
 

@@ -82,8 +82,7 @@ def _from_png(text: str) -> npt.NDArray[np.bool_]:
 
 def _without_containers(sent: dict[str, Any], folder: Path) -> tuple[npt.NDArray[np.bool_], float]:
     port = free_port()
-    own = {"SAMOVAR_ENCODER_PORT": "0", "SAMOVAR_DECODER_PORT": "0"}
-    process = spawn(["-m", "samovar", "serve", "--port", str(port)], folder, port, {**MODEL, **own})
+    process = spawn(["-m", "samovar", "serve", "--port", str(port)], folder, port, MODEL)
     try:
         _wait_until_ready(process)
         answer, _ = _segment(process.url, {**sent, **_PROMPT, "format": "rle"})

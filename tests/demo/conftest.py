@@ -17,8 +17,6 @@ from tests.integration.processes import ROOT, Process, service
 
 STUB = {
     "SAMOVAR_CHECKPOINT": "stub:v1",
-    "SAMOVAR_ENCODER_PORT": "0",
-    "SAMOVAR_DECODER_PORT": "0",
     # Less than the body of the picture that is meant to be too large.
     "SAMOVAR_BODY_MAX_BYTES": str(2**20),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.snippets import at
 from tests.integration.processes import RANDOM_MODEL, service
 from tests.photographs import photograph
 from tools import readme_tables
@@ -53,12 +54,8 @@ def test_snippets_run_as_printed(tmp_path: Path, snippets: list[str]) -> None:
     shutil.copy(photograph(), tmp_path / "photo.jpg")
     with service("samovar", tmp_path, RANDOM_MODEL, arguments=("serve",)) as server:
         for snippet in snippets:
-            # The test's own server is on a free port, and gRPC on the two after it.
-            program = snippet
-            for offset in (2, 1, 0):
-                program = program.replace(f"localhost:{9001 + offset}", f"127.0.0.1:{server.port + offset}")
             done = subprocess.run(
-                [sys.executable, "-c", program],
+                [sys.executable, "-c", at(snippet, server.port)],
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,

@@ -26,9 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_S = 90.0
 STOP_S = 30.0
 
-_ANY_PORTS = {"SAMOVAR_ENCODER_PORT": "0", "SAMOVAR_DECODER_PORT": "0"}
-"""Of the services inside `samovar serve`: the ports beside the gateway's may be somebody else's by now."""
-
 RANDOM_MODEL = {"SAMOVAR_MODEL": "starter", "SAMOVAR_CHECKPOINT": "random:0"}
 """The smallest architecture with seeded weights: what is tested here is the way, not the masks."""
 
@@ -79,7 +76,7 @@ def spawn(arguments: list[str], folder: Path, port: int, environment: Mapping[st
         popen = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env={**inherited, **_ANY_PORTS, "SAMOVAR_DRAIN_S": "1", **environment},
+            env={**inherited, "SAMOVAR_DRAIN_S": "1", **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

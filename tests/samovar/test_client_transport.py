@@ -143,8 +143,8 @@ def test_the_last_word_of_a_server_that_stays_busy(client: SamClient, server: Sc
     """At the deadline the server's own error is raised."""
     server.script = [Scripted.error(429, "OVERLOADED", "still busy", Retry_After="1")]
     with pytest.raises(Overloaded, match="still busy"):
-        client.models(timeout_s=1.5)
-    assert len(server.requests) == 2
+        client.models(timeout_s=4)
+    assert len(server.requests) >= 2
 
 
 @pytest.mark.parametrize("kind", ["blocking", "async"])
