@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import structlog
-import torch
 
 from decoder_service.cpu import available_cores
 from decoder_service.decode_pool import DecodePool
@@ -129,9 +128,8 @@ async def servicer_running(
 def _build_predictor(options: DecoderOptions, checkpoint: Checkpoint, team: Team) -> MaskPredictor:
     if isinstance(checkpoint, StubCheckpoint):
         return MaskPredictor.of_engine(StubMaskDecoder(checkpoint.model), team)
-    # Built without memory of their own: they adopt the checkpoint's, and nothing is initialised in vain.
-    with torch.device("meta"):
-        prompt_encoder, mask_decoder = build_prompt_encoder(), build_mask_decoder()
+    # Not on the meta device, whose random numbers import all of torch's compiler: 2 s, where initialising takes 0.1 s.
+    prompt_encoder, mask_decoder = build_prompt_encoder(), build_mask_decoder()
     checkpoint.load_into(prompt_encoder, "prompt_encoder")
     checkpoint.load_into(mask_decoder, "mask_decoder")
     return MaskPredictor(

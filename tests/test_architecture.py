@@ -71,6 +71,25 @@ def test_no_service_imports_torchvision() -> None:
         _assert_absent(f"{service}.__main__", "torchvision", "segment_anything")
 
 
+def test_a_ready_decoder_has_not_imported_torchs_compiler() -> None:
+    """From its start to its first click a decoder loads nothing of torch's compiler, which would take two seconds."""
+    program = """
+import asyncio, sys
+from decoder_service.service import decoder_running
+from decoder_service.settings import DecoderSettings
+from sam.embedding_store.in_process import InProcessBackend
+
+async def main():
+    settings = DecoderSettings(model="starter")
+    async with decoder_running(settings, settings, 0, InProcessBackend(max_bytes=1)):
+        assert "torch" in sys.modules and "torch._dynamo" not in sys.modules
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def _assert_absent(module: str, *absent: str) -> None:
     program = (
         f"import sys, {module}\n"
