@@ -19,6 +19,8 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ConstantBackoff
 
+from sam.embedding_store.redis_connections import MasterPool, ServerPool
+
 RETRY_PAUSE_S = 0.02
 """Between the two attempts of one command: long enough for a restarted Redis's refused connection to be another one."""
 
@@ -64,7 +66,7 @@ def connect(url: str, timeout_s: float) -> Clients:
     if scheme in ("redis+cluster", "rediss+cluster"):
         cluster = _cluster(urlsplit(url), options)
         return Clients(cluster, [cluster])
-    server = Redis.from_url(url, **options)
+    server = Redis.from_pool(ServerPool.from_url(url, **options))
     return Clients(server, [server])
 
 
@@ -89,7 +91,7 @@ def _behind_sentinels(parts: SplitResult, timeout_s: float, options: dict[str, A
     secrets = _secrets(parts)
     if parts.scheme.startswith("rediss"):
         secrets["ssl"] = True
-    master = sentinels.master_for(name, db=int(database or 0), **secrets, **options)
+    master = sentinels.master_for(name, connection_pool_class=MasterPool, db=int(database or 0), **secrets, **options)
     return Clients(master, [master, *sentinels.sentinels])
 
 

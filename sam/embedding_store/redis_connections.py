@@ -1,0 +1,130 @@
+"""Connections to a Redis that outlive a name server which does not answer for a while.
+
+redis-py resolves a host's name for each connection, in one of the few threads that the event loop has for everything,
+and hands out the connection that was given back last, even if that is the one that could not be opened. A name server
+that is away for seconds (a container network's is, when containers come and go) would so make a Redis look lost that
+answers on every open connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
+
+LOOKUP_S = 0.5
+"""How long a name server may take before the addresses that it named last are used."""
+
+Lookup = Callable[[str, int], Awaitable[list[str]]]
+
+
+class AddressBook:
+    """The addresses behind names, as they were when their server answered last. Belongs to one event loop.
+
+    Args:
+        look_up: asks for the addresses of a host and port; raises `OSError` if there are none.
+    """
+
+    def __init__(self, look_up: Lookup | None = None) -> None:
+        self._look_up = look_up or _look_up
+        self._known: dict[tuple[str, int], list[str]] = {}
+        self._asking: dict[tuple[str, int], asyncio.Task[list[str]]] = {}
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a host, the one to try first in front.
+
+        The name is looked up each time, once for all who ask meanwhile. If that takes longer than `LOOKUP_S` or fails,
+        the addresses known are returned, if there are any.
+
+        Raises:
+            OSError: the name leads nowhere, and never did.
+        """
+        place = host, port
+        asking = self._asking.get(place)
+        if asking is None:
+            asking = self._asking[place] = asyncio.create_task(self._ask(place))
+            asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        known = self._known.get(place)
+        try:
+            async with asyncio.timeout(LOOKUP_S if known else None):
+                # Whoever leaves does not take the question along.
+                return await asyncio.shield(asking)
+        except (TimeoutError, OSError):
+            if known is None:
+                raise
+            return known
+
+    async def _ask(self, place: tuple[str, int]) -> list[str]:
+        try:
+            addresses = self._known[place] = await self._look_up(*place)
+            return addresses
+        finally:
+            del self._asking[place]
+
+
+async def _look_up(host: str, port: int) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+class _ByAddress(Connection):
+    """Connects to an address of the book instead of asking for the name itself."""
+
+    def __init__(self, *, book: AddressBook, **options: Any) -> None:
+        super().__init__(**options)
+        self._book = book
+        self._address = self.host
+
+    async def _connect(self) -> None:
+        failure: OSError | None = None
+        for address in await self._book.addresses(self.host, int(self.port)):
+            self._address = address
+            try:
+                await super()._connect()  # type: ignore[no-untyped-call]
+                return
+            except OSError as error:
+                failure = error
+        raise failure or OSError(f"{self.host} has no address")
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        arguments = {**super()._connection_arguments(), "host": self._address}
+        if arguments.get("ssl"):
+            # A certificate is the name's.
+            arguments["server_hostname"] = self.host
+        return arguments
+
+
+class _ByAddressWithTls(_ByAddress, SSLConnection):
+    pass
+
+
+class _ConnectedFirst(ConnectionPool):
+    """Hands out connections that are open before those that would have to be opened."""
+
+    def get_available_connection(self) -> Any:
+        """Return a connection that nobody uses."""
+        available = self._available_connections
+        for place in reversed(range(len(available))):
+            if available[place].is_connected:
+                available.append(available.pop(place))
+                break
+        return super().get_available_connection()  # type: ignore[no-untyped-call]
+
+
+class ServerPool(_ConnectedFirst):
+    """Connections to one server. Made by `from_url`, with redis-py's options."""
+
+    def __init__(self, connection_class: type[Any] = Connection, **options: Any) -> None:
+        if connection_class in (Connection, SSLConnection):
+            tls = connection_class is SSLConnection
+            connection_class = _ByAddressWithTls if tls else _ByAddress
+            options["book"] = AddressBook()
+        super().__init__(connection_class=connection_class, **options)
+
+
+class MasterPool(_ConnectedFirst, SentinelConnectionPool):
+    """Connections to the master that Sentinels name."""
