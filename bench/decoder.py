@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 
 from decoder_service.cpu import available_cores
+from decoder_service.fused.library import Library
 from decoder_service.mask_encoding import encode_rle
 from decoder_service.masks import threshold_at_original_size
 from decoder_service.model import MaskPredictor
@@ -81,7 +82,10 @@ class Ours:
 
     def scale(self, low_res_logits: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.bool_]]:
         """Return logits, 256x256 each, as full-size masks."""
-        return self.predictor.team.map(lambda logits: threshold_at_original_size(logits, SIZE).full(), low_res_logits)
+        library = self.predictor.library
+        return self.predictor.team.map(
+            lambda logits: threshold_at_original_size(logits, SIZE, library=library).full(), low_res_logits
+        )
 
 
 def export_to_onnx(sam: Any, folder: Path) -> Path:
@@ -187,7 +191,7 @@ def scaling_runs(ours: Ours, predictor: Any, sam: Any) -> dict[str, Run]:
     }
 
 
-def rle_runs() -> dict[str, Run]:
+def rle_runs(library: Library | None) -> dict[str, Run]:
     """Return the ways to encode a disc of a tenth of the picture."""
     from pycocotools import mask as coco
 
@@ -195,7 +199,7 @@ def rle_runs() -> dict[str, Run]:
     logits = (38.0**2 - (rows - 80) ** 2 - (columns - 130) ** 2).astype(np.float32)
     mask = threshold_at_original_size(logits, SIZE)
     full = np.asfortranarray(mask.full(), np.uint8)
-    return {"ours": lambda: encode_rle(mask), "pycocotools": lambda: coco.encode(full)}
+    return {"ours": lambda: encode_rle(mask, library=library), "pycocotools": lambda: coco.encode(full)}
 
 
 def worst_and_mean_iou(ours: Ours, predictor: Any, count: int = 40) -> tuple[float, float]:
@@ -256,7 +260,7 @@ def measure(pairs: int, grid_pairs: int, say: Callable[[str], None]) -> dict[str
     ratios["click_vs_openvino"] = min(openvino, default=None)
     scaling = compare("three masks to 1200x1800", scaling_runs(ours, predictor, sam), pairs)
     ratios["postprocess_vs_upstream"] = scaling["postprocess_masks"]
-    compare("a mask of a tenth to RLE", rle_runs(), pairs)
+    compare("a mask of a tenth to RLE", rle_runs(ours.predictor.library), pairs)
     compare(
         "second click / first click",
         {

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf import duration_pb2, timestamp_pb2
 
+from decoder_service.fused.library import Library
 from decoder_service.mask_encoding import encode_png, encode_rle, pack_region
 from decoder_service.masks import BinaryMask, threshold_at_original_size, threshold_low_res
 from sam.embedding import PREPROCESSING_VERSION, CheckpointOrigin, ModelIdentity
@@ -38,19 +39,23 @@ class MaskForm(NamedTuple):
 
 
 def to_mask(
-    low_res_logits: npt.NDArray[np.float32], iou_prediction: float, original_size: Size, form: MaskForm
+    low_res_logits: npt.NDArray[np.float32],
+    iou_prediction: float,
+    original_size: Size,
+    form: MaskForm,
+    library: Library | None = None,
 ) -> decoder_service_pb2.Mask:
-    """Scale, threshold and encode one mask, float32 256x256."""
+    """Scale, threshold and encode one mask, float32 256x256, by the compiled code if there is any."""
     message = decoder_service_pb2.Mask(iou_prediction=iou_prediction)
     if form.mask_encoding != decoder_service_pb2.MASK_ENCODING_NONE:
-        mask = threshold_at_original_size(low_res_logits, original_size, form.mask_threshold)
+        mask = threshold_at_original_size(low_res_logits, original_size, form.mask_threshold, library=library)
         if form.mask_encoding == decoder_service_pb2.MASK_ENCODING_PNG:
             message.png = encode_png(mask)
         elif form.mask_encoding == decoder_service_pb2.MASK_ENCODING_BITMAP:
             message.bitmap.CopyFrom(_to_bitmap(mask))
         else:
             message.rle.size.CopyFrom(_to_size(original_size))
-            message.rle.counts = encode_rle(mask)
+            message.rle.counts = encode_rle(mask, library=library)
     if form.low_res_view == decoder_service_pb2.LOW_RES_VIEW_LOGITS:
         message.low_res_logits.CopyFrom(to_tensor(low_res_logits[None]))
     elif form.low_res_view == decoder_service_pb2.LOW_RES_VIEW_BITMAP:

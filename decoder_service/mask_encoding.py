@@ -11,6 +11,8 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
+from decoder_service.fused.library import Library
+from decoder_service.fused.scaling import runs
 from decoder_service.masks import BinaryMask
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -23,11 +25,17 @@ _RLE_LONGEST = 8
 """Characters of the longest run: 8 x 5 bits hold any run of a picture below 2^39 pixels."""
 
 
-def encode_rle(mask: BinaryMask) -> bytes:
+def encode_rle(mask: BinaryMask, *, library: Library | None = None) -> bytes:
     """Return the compressed counts of COCO's run-length encoding, byte for byte pycocotools'.
 
     Runs go down the columns of the whole mask, background first.
+
+    Args:
+        mask: what is encoded.
+        library: the compiled code that does it, if there is any; otherwise numpy does.
     """
+    if library is not None:
+        return runs(library, mask.region, mask.top, mask.left, mask.size)
     return _compress_counts(run_lengths(mask))
 
 

@@ -1,38 +1,26 @@
 """From the mask decoder's 256x256 logits to a binary mask in pixels of the original picture.
 
-Upstream scales 256 -> 1024, cuts the padding off and scales to the original size. Both steps are
-linear and work on each axis apart, so they compose to one banded matrix per axis, with at most
-three neighbouring inputs a row. (Scaling from 256 to the original size at once is another matrix
-and another mask.) Only the bands of rows and columns that a mask can reach are computed.
+Only the bands of rows and columns that a mask can reach are computed; see `resizing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from decoder_service.fused.scaling import TAPS, Taps, scaling_library, threshold
-from sam.geometry import INPUT_SIDE, LOW_RES_SIDE, Size, input_size
+from decoder_service.fused.library import Library
+from decoder_service.fused.scaling import Scaled, can_scale, scale
+from decoder_service.resizing import Reached, reached_above
+from sam.geometry import INPUT_SIDE, Size, input_size
 
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-_COLUMNS_PER_BAND = 64
-_ROWS_PER_BAND = 32
-"""Bands this small keep the inner dimension of a band's product near ten and its result in the L2
-cache; measured on 1200x1800 against 16 to 128 rows and 64 to 256 columns."""
-
 _LINES_PER_LOOK = 32
-
-_CACHED_SIZES = 256
-"""Picture sizes whose matrices are kept: about 0.4 MiB each at 1200x1800."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +105,7 @@ def threshold_low_res(low_res_logits: Float32Array, mask_threshold: float = 0.0)
 
 
 def threshold_at_original_size(
-    low_res_logits: Float32Array, original_size: Size, mask_threshold: float = 0.0
+    low_res_logits: Float32Array, original_size: Size, mask_threshold: float = 0.0, *, library: Library | None = None
 ) -> BinaryMask:
     """Scale logits to the original picture and return where they exceed the threshold.
 
@@ -128,29 +116,26 @@ def threshold_at_original_size(
         low_res_logits: float32 256x256, in the mask decoder's frame.
         original_size: the size of the picture, in pixels.
         mask_threshold: the logit above which a pixel belongs to the object.
+        library: the compiled code that does it, if there is any; otherwise numpy does.
     """
-    scaled = _scaled_where_above(low_res_logits, original_size, mask_threshold)
-    if scaled is None:
+    reached = reached_above(low_res_logits, original_size, mask_threshold)
+    if reached is None:
         return _empty_mask(original_size)
-    rows, columns = _axes(original_size)
-    library = scaling_library()
-    if library is not None and columns.taps.compact:
-        region = threshold(
-            library,
-            np.ascontiguousarray(low_res_logits),
-            mask_threshold,
-            rows.taps_of(scaled.top, scaled.height),
-            columns.taps_of(scaled.left, scaled.width),
-        )
-        return tight_mask(original_size, scaled.top, scaled.left, region)
-    region = np.empty((scaled.height, scaled.width), np.bool_)
-    for start, stop, logits in scaled.bands:
+    if library is not None and can_scale(rectangle := reached.rectangle()):
+        return _mask_of(original_size, reached, scale(library, rectangle, mask_threshold))
+    region = np.empty((reached.height, reached.width), np.bool_)
+    for start, stop, logits in reached.logits():
         np.greater(logits, mask_threshold, out=region[start:stop])
-    return tight_mask(original_size, scaled.top, scaled.left, region)
+    return tight_mask(original_size, reached.top, reached.left, region)
 
 
 def threshold_with_stability(
-    low_res_logits: Float32Array, original_size: Size, mask_threshold: float, offset: float
+    low_res_logits: Float32Array,
+    original_size: Size,
+    mask_threshold: float,
+    offset: float,
+    *,
+    library: Library | None = None,
 ) -> tuple[BinaryMask, float]:
     """Return the mask of `threshold_at_original_size` and how little it depends on the threshold.
 
@@ -161,63 +146,36 @@ def threshold_with_stability(
         original_size: the size of the picture, in pixels.
         mask_threshold: the logit above which a pixel belongs to the object.
         offset: how far it is moved, up and down; not negative.
+        library: the compiled code that does it, if there is any; otherwise numpy does.
 
     Returns:
         The mask, and the IoU of the masks at the higher and the lower threshold: not a number if the latter is empty.
     """
     high, low = mask_threshold + offset, mask_threshold - offset
-    scaled = _scaled_where_above(low_res_logits, original_size, low)
-    if scaled is None:
+    reached = reached_above(low_res_logits, original_size, low)
+    if reached is None:
         return _empty_mask(original_size), float("nan")
-    region = np.empty((scaled.height, scaled.width), np.bool_)
+    if library is not None and can_scale(rectangle := reached.rectangle()):
+        scaled = scale(library, rectangle, mask_threshold, count_above=(high, low))
+        return _mask_of(original_size, reached, scaled), _share(*scaled.counts)
+    region = np.empty((reached.height, reached.width), np.bool_)
     inner = outer = 0
-    for start, stop, logits in scaled.bands:
+    for start, stop, logits in reached.logits():
         np.greater(logits, mask_threshold, out=region[start:stop])
         inner += int(np.count_nonzero(logits > high))
         outer += int(np.count_nonzero(logits > low))
-    stability = float(np.float32(inner) / np.float32(outer)) if outer else float("nan")
-    return tight_mask(original_size, scaled.top, scaled.left, region), stability
+    return tight_mask(original_size, reached.top, reached.left, region), _share(inner, outer)
 
 
-class _Scaled(NamedTuple):
-    """Logits at the original size, in the rectangle outside of which none is above some floor.
-
-    `bands` yields the rows, as (first, last + 1, logits) within the rectangle; the logits are valid until the next.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-    bands: Iterator[tuple[int, int, Float32Array]]
+def _share(inner: int, outer: int) -> float:
+    return float(np.float32(inner) / np.float32(outer)) if outer else float("nan")
 
 
-def _scaled_where_above(low_res_logits: Float32Array, original_size: Size, floor: float) -> _Scaled | None:
-    """Scale logits where they may be above `floor`; None if they are nowhere."""
-    rows, columns = _axes(original_size)
-    inside = low_res_logits[: rows.inputs, : columns.inputs]
-    above = inside > floor
-    # A scaled logit is a weighted mean of its inputs, so none can exceed what they do not.
-    row_bands = rows.bands_reached_by(np.flatnonzero(above.any(axis=1)))
-    column_bands = columns.bands_reached_by(np.flatnonzero(above.any(axis=0)))
-    if not row_bands or not column_bands:
-        return None
-    top, left = row_bands[0].start, column_bands[0].start
-    height, width = row_bands[-1].stop - top, column_bands[-1].stop - left
-
-    def bands() -> Iterator[tuple[int, int, Float32Array]]:
-        first_input, end_input = row_bands[0].first_input, row_bands[-1].end_input
-        wide = np.empty((end_input - first_input, width), np.float32)
-        for band in column_bands:
-            inputs = inside[first_input:end_input, band.first_input : band.end_input]
-            np.matmul(inputs, band.weights.T, out=wide[:, band.start - left : band.stop - left])
-        scaled = np.empty((_ROWS_PER_BAND, width), np.float32)
-        for band in row_bands:
-            inputs = wide[band.first_input - first_input : band.end_input - first_input]
-            logits = np.matmul(band.weights, inputs, out=scaled[: band.stop - band.start])
-            yield band.start - top, band.stop - top, logits
-
-    return _Scaled(top, left, height, width, bands())
+def _mask_of(size: Size, reached: Reached, scaled: Scaled) -> BinaryMask:
+    rows, columns = scaled.filled
+    if rows.stop <= rows.start:
+        return _empty_mask(size)
+    return BinaryMask(size, reached.top + rows.start, reached.left + columns.start, scaled.region[rows, columns])
 
 
 def plain_threshold_at_original_size(
@@ -236,92 +194,3 @@ def plain_threshold_at_original_size(
         logits = functional.interpolate(logits, tuple(original_size), mode="bilinear", align_corners=False)
         mask = (logits[0, 0] > mask_threshold).numpy()
     return tight_mask(original_size, 0, 0, mask)
-
-
-class _Band(NamedTuple):
-    """Neighbouring outputs of one axis and the neighbouring inputs that they are made from."""
-
-    start: int
-    stop: int
-    first_input: int
-    end_input: int
-    weights: Float32Array  # (stop - start) x (end_input - first_input)
-
-
-class _Axis(NamedTuple):
-    """One axis of the resize: 256 -> 1024, cut, -> the original length."""
-
-    inputs: int  # how many of the 256 inputs any output needs
-    bands: tuple[_Band, ...]
-    taps: Taps
-
-    def taps_of(self, first: int, count: int) -> Taps:
-        """Return those of some neighbouring outputs."""
-        return Taps(self.taps.first[first : first + count], self.taps.weights[first : first + count])
-
-    def bands_reached_by(self, above: npt.NDArray[np.intp]) -> tuple[_Band, ...]:
-        """Return the bands from the first to the last that has one of these inputs, ascending."""
-        if not len(above):
-            return ()
-        first, last = above[0], above[-1]
-        return tuple(band for band in self.bands if band.first_input <= last and band.end_input > first)
-
-
-@lru_cache(maxsize=_CACHED_SIZES)
-def _axes(original_size: Size) -> tuple[_Axis, _Axis]:
-    height, width = input_size(original_size)
-    return (
-        _axis(height, original_size.height, _ROWS_PER_BAND),
-        _axis(width, original_size.width, _COLUMNS_PER_BAND),
-    )
-
-
-def _axis(cut: int, length: int, outputs_per_band: int) -> _Axis:
-    """Compose the two resizes of one axis.
-
-    Args:
-        cut: how many of the 1024 pixels of the input frame the picture fills.
-        length: the picture's own length.
-        outputs_per_band: the length of a band.
-    """
-    inner_low, inner_high, inner_weight = _bilinear_taps(LOW_RES_SIDE, INPUT_SIDE)
-    inner = np.zeros((INPUT_SIDE, LOW_RES_SIDE), np.float32)
-    every = np.arange(INPUT_SIDE)
-    np.add.at(inner, (every, inner_low), 1 - inner_weight)
-    np.add.at(inner, (every, inner_high), inner_weight)
-
-    low, high, weight = _bilinear_taps(cut, length)
-    bands = []
-    for start in range(0, length, outputs_per_band):
-        stop = min(start + outputs_per_band, length)
-        first, end = int(inner_low[low[start]]), int(inner_high[high[stop - 1]]) + 1
-        share = weight[start:stop, None]
-        weights = (1 - share) * inner[low[start:stop], first:end]
-        weights += share * inner[high[start:stop], first:end]
-        bands.append(_Band(start, stop, first, end, weights))
-    return _Axis(bands[-1].end_input, tuple(bands), _taps(bands))
-
-
-def _taps(bands: list[_Band]) -> Taps:
-    """Return the three inputs of each output, and their weights."""
-    first, weights = [], []
-    for band in bands:
-        # The first input with a weight; three from there on hold all that have one.
-        begins = (band.weights != 0).argmax(axis=1)
-        padded = np.pad(band.weights, ((0, 0), (0, TAPS)))
-        weights.append(np.take_along_axis(padded, begins[:, None] + np.arange(TAPS), axis=1))
-        first.append(begins + band.first_input)
-    return Taps(np.concatenate(first).astype(np.int32), np.concatenate(weights).astype(np.float32))
-
-
-def _bilinear_taps(inputs: int, outputs: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Float32Array]:
-    """Return the two inputs of every output and the weight of the second, as torch has them.
-
-    In float32 throughout, because torch computes in it and its positions beyond 1000 are rounded to
-    about 1e-4 of a pixel.
-    """
-    scale = np.float32(inputs) / np.float32(outputs)
-    half = np.float32(0.5)
-    position = np.maximum((np.arange(outputs, dtype=np.float32) + half) * scale - half, 0)
-    low = np.minimum(position.astype(np.intp), inputs - 1)
-    return low, np.minimum(low + 1, inputs - 1), position - low.astype(np.float32)

@@ -14,7 +14,7 @@ import torch
 from decoder_service.cpu import has_fast_bfloat16
 from decoder_service.engine import MaskDecoderEngine, PreparedEmbedding
 from decoder_service.fast_mask_decoder import FastMaskDecoder
-from decoder_service.fused.library import LibraryMissing, load_library
+from decoder_service.fused.library import Library, LibraryMissing, load_library
 from decoder_service.fused.mask_decoder import FusedMaskDecoder
 from decoder_service.plain_mask_decoder import PlainMaskDecoder
 from decoder_service.prompts import MaskChoice, Prompt, PromptShape, batch_prompts
@@ -51,6 +51,7 @@ class MaskPredictor:
         team: the threads that compute one call.
         engine: `fused`, `fast` or `plain`.
         precision: `float32` or `bfloat16`, of the image's side.
+        library: the compiled code that scales and encodes masks, with the fused engine.
 
     Args:
         prompt_encoder: upstream's `PromptEncoder` with its weights; see `sam.modeling`.
@@ -96,7 +97,7 @@ class MaskPredictor:
             else:
                 with torch.inference_mode():
                     fused = FusedMaskDecoder(prompt_encoder, mask_decoder, library, team)
-                self._take(fused, "fused", "bfloat16", team)
+                self._take(fused, "fused", "bfloat16", team, library)
                 return
         elif engine == "fused":
             raise ValueError("the fused engine computes in bfloat16: set precision to bfloat16, or engine to fast")
@@ -112,11 +113,14 @@ class MaskPredictor:
         predictor._take(engine, type(engine).__name__, "float32", team)
         return predictor
 
-    def _take(self, decoder: MaskDecoderEngine, engine: str, precision: str, team: Team) -> None:
+    def _take(
+        self, decoder: MaskDecoderEngine, engine: str, precision: str, team: Team, library: Library | None = None
+    ) -> None:
         self._decoder = decoder
         self.engine = engine
         self.precision = precision
         self.team = team
+        self.library = library
 
     def prepare(self, features: npt.NDArray[np.floating]) -> PreparedEmbedding:
         """Compute what all prompts on one image share; keep it to decode the image again.

@@ -124,7 +124,9 @@ class Segmenter:
         # A few at a time: what is over the bound is noticed before much of it is there.
         for start in range(0, len(masks), _MASKS_AT_ONCE):
             few = masks[start : start + _MASKS_AT_ONCE]
-            rendered = self._predictor.team.map(lambda mask: to_mask(*mask[1:], image.original_size, form), few)
+            rendered = self._predictor.team.map(
+                lambda mask: to_mask(*mask[1:], image.original_size, form, self._predictor.library), few
+            )
             for (result, _, _), message in zip(few, rendered, strict=True):
                 result.masks.append(message)
                 size += message.ByteSize()

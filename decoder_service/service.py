@@ -143,4 +143,4 @@ def _warm_up(predictor: MaskPredictor) -> None:
     prepared = predictor.prepare(np.zeros(EMBEDDING_SHAPE, np.float32))
     for prompt in (Prompt.build(point_coords=[(1, 1)]), Prompt.build(box=(1, 1, 9, 9))):
         (prediction,) = predictor.predict_masks(prepared, [prompt], size)
-        threshold_at_original_size(prediction.low_res_logits[0], size)
+        threshold_at_original_size(prediction.low_res_logits[0], size, library=predictor.library)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from decoder_service.fused.library import Library
 from decoder_service.mask_encoding import encode_rle
 from decoder_service.masks import BinaryMask, threshold_with_stability
 from decoder_service.model import MaskPrediction
@@ -72,7 +73,12 @@ def grid_prompts(points_per_side: int, size: Size) -> list[Prompt]:
 
 
 def good_masks(
-    prompts: Sequence[Prompt], predictions: Sequence[MaskPrediction], size: Size, thresholds: Thresholds, team: Team
+    prompts: Sequence[Prompt],
+    predictions: Sequence[MaskPrediction],
+    size: Size,
+    thresholds: Thresholds,
+    team: Team,
+    library: Library | None = None,
 ) -> list[FoundMask]:
     """Return the masks of some prompts that pass the thresholds, in the order of the prompts.
 
@@ -82,6 +88,7 @@ def good_masks(
         size: the size of the picture, in pixels.
         thresholds: what is kept.
         team: the threads that scale the masks.
+        library: the compiled code that does, if there is any.
     """
     # By the predicted IoU first: it costs nothing, and most masks fail it.
     candidates = [
@@ -90,19 +97,26 @@ def good_masks(
         for logits, iou in zip(prediction.low_res_logits, prediction.iou_predictions, strict=True)
         if thresholds.pred_iou <= 0 or iou > thresholds.pred_iou
     ]
-    found = team.map(lambda candidate: _measured(*candidate, size, thresholds), candidates)
+    found = team.map(lambda candidate: _measured(*candidate, size, thresholds, library), candidates)
     return [mask for mask in found if mask is not None]
 
 
 def _measured(
-    prompt: Prompt, logits: npt.NDArray[np.float32], iou: float, size: Size, thresholds: Thresholds
+    prompt: Prompt,
+    logits: npt.NDArray[np.float32],
+    iou: float,
+    size: Size,
+    thresholds: Thresholds,
+    library: Library | None,
 ) -> FoundMask | None:
-    mask, stability = threshold_with_stability(logits, size, thresholds.mask, thresholds.stability_offset)
+    mask, stability = threshold_with_stability(
+        logits, size, thresholds.mask, thresholds.stability_offset, library=library
+    )
     # Written so that a score that is not a number fails.
     if thresholds.stability_score > 0 and not stability >= thresholds.stability_score:
         return None
     x, y = prompt.point_coords[0]
-    return FoundMask(encode_rle(mask), mask.area, _box_of(mask), (float(x), float(y)), iou, stability)
+    return FoundMask(encode_rle(mask, library=library), mask.area, _box_of(mask), (float(x), float(y)), iou, stability)
 
 
 def _box_of(mask: BinaryMask) -> tuple[int, int, int, int]:

@@ -82,11 +82,12 @@ class EverythingSegmenter:
     def _turn(
         self, image: FoundImage, prompts: Sequence[Prompt], thresholds: Thresholds, state: Everything
     ) -> list[FoundMask]:
-        with self._predictor.team.joined():
+        predictor = self._predictor
+        with predictor.team.joined():
             started = time.monotonic()
-            predictions = self._predictor.predict_batch(image.prepared, prompts, image.original_size)
+            predictions = predictor.predict_batch(image.prepared, prompts, image.original_size)
             predicted = time.monotonic()
-            found = good_masks(prompts, predictions, image.original_size, thresholds, self._predictor.team)
+            found = good_masks(prompts, predictions, image.original_size, thresholds, predictor.team, predictor.library)
         state.decode_s += predicted - started
         state.render_s += time.monotonic() - predicted
         return found

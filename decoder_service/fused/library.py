@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ("image_side.cpp", "numbers.h", "scaling.cpp", "token_side.cpp")
+SOURCES = ("image_side.cpp", "numbers.h", "runs.cpp", "scaling.cpp", "token_side.cpp")
 LIBRARY = FOLDER / "_library.so"
 
 CHANNELS = 256
@@ -95,7 +95,7 @@ def address(tensor: torch.Tensor, element: int = 0) -> int:
 
 
 def _declare(functions: ctypes.CDLL) -> None:
-    """State the signatures of image_side.cpp and token_side.cpp."""
+    """State the signatures of what the sources export."""
     pointer, integer, long, single = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
     signatures: dict[str, list[Any]] = {
         "samovar_pack": [pointer, integer, integer, pointer],
@@ -119,14 +119,21 @@ def _declare(functions: ctypes.CDLL) -> None:
             *(pointer, pointer, pointer, pointer, pointer, pointer),
         ],
         "samovar_threshold": [
-            *(pointer, single),
+            *(pointer, single, single, single),
             *(pointer, pointer, integer),
             *(pointer, pointer, integer, pointer),
+            *(pointer, pointer),
+        ],
+        "samovar_runs": [
+            *(pointer, integer, integer, long),
+            *(integer, integer, integer, integer),
+            *(pointer, long),
         ],
         "samovar_end_tokens": [pointer, integer, integer, pointer, pointer, integer, pointer, pointer],
     }
     for name, arguments in signatures.items():
         function = getattr(functions, name)
         function.argtypes, function.restype = arguments, None
+    functions.samovar_runs.restype = long
     functions.samovar_begin.argtypes = []
     functions.samovar_room.argtypes, functions.samovar_room.restype = [integer], long

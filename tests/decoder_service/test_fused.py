@@ -18,6 +18,7 @@ from decoder_service.fused.mask_decoder import FusedMaskDecoder
 from decoder_service.model import MaskPredictor
 from decoder_service.prompts import Prompt
 from decoder_service.team import Team
+from tests.decoder_service.libraries import compiled
 from tests.decoder_service.networks import seeded_features, seeded_networks
 from tests.decoder_service.test_model import PROMPTS, SIZE, plain, predict, relative_error
 
@@ -27,10 +28,7 @@ _OUTPUT_TOKENS = 5
 @cache
 def fused(isa: Isa, threads: int = 1) -> MaskPredictor:
     """Return a predictor of the fused engine, or skip where this machine cannot run it."""
-    try:
-        library = load_library(isa)
-    except LibraryMissing as error:
-        pytest.skip(str(error))
+    library = compiled(isa)
     networks = seeded_networks()
     for network in networks:
         network.eval().requires_grad_(False)

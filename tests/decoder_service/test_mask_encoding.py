@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from decoder_service.fused.library import Library
 from decoder_service.mask_encoding import encode_png, encode_rle, pack_region, run_lengths
 from decoder_service.masks import BinaryMask, BoolArray, tight_mask
 from sam.geometry import Size
+from tests.decoder_service.libraries import CODES, library_of
 
 
 def whole(mask: BoolArray) -> BinaryMask:
@@ -37,27 +39,40 @@ def shapes() -> list[BoolArray]:
     ]
 
 
+@pytest.fixture(params=CODES)
+def library(request: pytest.FixtureRequest) -> Library | None:
+    return library_of(request.param)
+
+
 @pytest.mark.parametrize("mask", shapes())
-def test_rle_is_pycocotools_to_the_byte(mask: BoolArray) -> None:
+def test_rle_is_pycocotools_to_the_byte(mask: BoolArray, library: Library | None) -> None:
     """The compressed counts are those that pycocotools writes."""
-    assert encode_rle(whole(mask)) == coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
+    assert encode_rle(whole(mask), library=library) == coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
 
 
-def test_rle_of_every_small_mask() -> None:
+def test_rle_of_every_small_mask(library: Library | None) -> None:
     """All masks of 3x4 pixels and of 4x3 are encoded as pycocotools does, wherever their rectangle touches."""
     for shape in ((3, 4), (4, 3)):
         for number in range(2**12):
             mask = ((number >> np.arange(12)) & 1).astype(bool).reshape(shape)
-            assert encode_rle(whole(mask)) == coco.encode(np.asfortranarray(mask, np.uint8))["counts"], mask
+            assert (
+                encode_rle(whole(mask), library=library) == coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
+            ), mask
 
 
-def test_long_runs() -> None:
+def test_long_runs(library: Library | None) -> None:
     """Runs that need five and more characters are right in both directions of their differences."""
     mask = BinaryMask(Size(60_000, 4_000), 100, 3_000, np.ones((2, 1), bool))
     counts = [3_000 * 60_000 + 100, 2, 60_000 * 4_000 - 3_000 * 60_000 - 102]
     assert run_lengths(mask).tolist() == counts
     packed = coco.frPyObjects({"size": list(mask.size), "counts": counts}, *mask.size)
-    assert encode_rle(mask) == packed["counts"]
+    assert encode_rle(mask, library=library) == packed["counts"]
+
+
+def test_more_runs_than_there_was_room_for(library: Library | None) -> None:
+    """A mask of nothing but edges is encoded whole."""
+    mask = np.indices((200, 300)).sum(axis=0) % 2 == 1
+    assert encode_rle(whole(mask), library=library) == coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
 
 
 @pytest.mark.parametrize("mask", shapes())

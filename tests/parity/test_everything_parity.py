@@ -16,6 +16,7 @@ from decoder_service.masks import threshold_at_original_size, threshold_with_sta
 from decoder_service.model import MaskPrediction
 from decoder_service.prompts import Prompt
 from sam.geometry import Size
+from tests.decoder_service.libraries import CODES, library_of
 from tests.decoder_service.networks import one_thread, predictor, seeded_features, seeded_networks
 from tests.upstream import upstream_package, upstream_sam
 
@@ -107,18 +108,24 @@ def test_the_options_make_a_difference() -> None:
     assert all(0 < count < SIDE * SIDE * 3 for count in counts.values()), counts
 
 
+@pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("size", [Size(1, 1), Size(97, 61), Size(427, 640)])
-def test_a_mask_with_its_stability_is_the_mask(size: Size) -> None:
+def test_a_mask_with_its_stability_is_the_mask(size: Size, code: str) -> None:
     """Measuring the stability changes no pixel of the mask, and agrees with counting two masks."""
     (prediction,) = predictor().predict_masks(
         predictor().prepare(seeded_features()),
         [Prompt.build(point_coords=[(0.5 * size.width, 0.5 * size.height)], multimask_output=True)],
         size,
     )
+    library = library_of(code)
     for logits in prediction.low_res_logits:
-        mask, stability = threshold_with_stability(logits, size, 0.1, 0.5)
-        assert np.array_equal(mask.full(), threshold_at_original_size(logits, size, 0.1).full())
-        inner, outer = (threshold_at_original_size(logits, size, threshold).area for threshold in (0.6, -0.4))
+        mask, stability = threshold_with_stability(logits, size, 0.1, 0.5, library=library)
+        assert np.array_equal(
+            mask.full(), threshold_at_original_size(logits, size, 0.1, library=library_of(code)).full()
+        )
+        inner, outer = (
+            threshold_at_original_size(logits, size, threshold, library=library).area for threshold in (0.6, -0.4)
+        )
         assert np.isnan(stability) if not outer else stability == pytest.approx(inner / outer, abs=1e-6)
 
 

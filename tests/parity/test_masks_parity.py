@@ -20,6 +20,7 @@ from decoder_service.masks import (
 )
 from decoder_service.prompts import Prompt
 from sam.geometry import Size, input_size
+from tests.decoder_service.libraries import CODES, library_of
 from tests.decoder_service.networks import one_thread, predictor, seeded_features, seeded_networks
 from tests.upstream import upstream_predictor, upstream_sam
 
@@ -120,9 +121,10 @@ def smooth_logits() -> list[npt.NDArray[np.float32]]:
 LOGITS = [*smooth_logits(), np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)]
 
 
+@pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("threshold", [0.0, 0.75, -1.5])
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
-def test_one_resize_is_upstreams_two(size: Size, threshold: float) -> None:
+def test_one_resize_is_upstreams_two(size: Size, threshold: float, code: str) -> None:
     """The banded resize gives upstream's pixels on smooth logits and on noise, at any threshold.
 
     Not one pixel differs in these cases, 8.6 million of them.
@@ -131,23 +133,24 @@ def test_one_resize_is_upstreams_two(size: Size, threshold: float) -> None:
     for logits in LOGITS:
         scaled = sam.postprocess_masks(torch.from_numpy(logits)[None, None], input_size(size), tuple(size))
         expected = (scaled[0, 0] > threshold).numpy()
-        found = threshold_at_original_size(logits, size, threshold)
+        found = threshold_at_original_size(logits, size, threshold, library=library_of(code))
         assert found.full().shape == expected.shape
         assert np.count_nonzero(found.full() != expected) == 0
         plain = plain_threshold_at_original_size(logits, size, threshold)
         assert same(plain, found)
 
 
-def test_masks_that_are_empty_or_full() -> None:
+@pytest.mark.parametrize("code", CODES)
+def test_masks_that_are_empty_or_full(code: str) -> None:
     """Nothing above the threshold is an empty mask, everything is the whole picture, and padding never counts."""
-    size = Size(30, 40)
+    size, library = Size(30, 40), library_of(code)
     nothing = np.full((256, 256), -1.0, np.float32)
-    assert threshold_at_original_size(nothing, size).is_empty
+    assert threshold_at_original_size(nothing, size, library=library).is_empty
     assert threshold_low_res(nothing).is_empty
-    assert threshold_at_original_size(-nothing, size).area == 30 * 40
+    assert threshold_at_original_size(-nothing, size, library=library).area == 30 * 40
     padding = nothing.copy()
     padding[200:] = 9.0
-    assert threshold_at_original_size(padding, size).is_empty
+    assert threshold_at_original_size(padding, size, library=library).is_empty
     assert threshold_low_res(padding).area == 56 * 256
 
 
