@@ -19,7 +19,19 @@ from decoder_service.fused.library import FOLDER, LIBRARY, SOURCES, sources_dige
 # Everything that AVX-512 BF16 and AMX need; `load_library` asks the CPU before it runs any of it.
 _FLAGS = (
     *("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno"),
-    *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma", "-mamx-tile", "-mamx-bf16"),
+    *(
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512vl",
+        "-mavx512dq",
+        "-mavx512bf16",
+        "-mfma",
+        "-mpopcnt",
+        "-mbmi",
+        "-mlzcnt",
+        "-mamx-tile",
+        "-mamx-bf16",
+    ),
 )
 
 

@@ -80,8 +80,8 @@ void scale(const float* logits, float threshold, float high, float low, const Re
             any |= above;
             seen[group] |= above;
             if (COUNTING) {
-                inner += _mm_popcnt_u32(_mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(high), _CMP_GT_OQ));
-                outer += _mm_popcnt_u32(_mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(low), _CMP_GT_OQ));
+                inner += __builtin_popcount(_mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(high), _CMP_GT_OQ));
+                outer += __builtin_popcount(_mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(low), _CMP_GT_OQ));
             }
         }
         if (any) {
