@@ -66,6 +66,9 @@ def _channel_options(service_name: str, tls: Tls | None) -> list[tuple[str, int 
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+        # A question that is lost, as while a container network's name server begins anew, is asked again after this;
+        # by default new replicas were seen to wait for a minute.
+        ("grpc.dns_ares_query_timeout", 3_000),
         # The defaults wait up to two minutes before a lost replica is tried again.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 1_000),

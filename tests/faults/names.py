@@ -29,6 +29,7 @@ class NameServer:
 
     port: int
     hosts: Path
+    command: list[str]
     process: subprocess.Popen[bytes]
 
     def target(self, name: str, port: int) -> str:
@@ -39,6 +40,21 @@ class NameServer:
         """Let a name stand for these addresses from now on."""
         self.hosts.write_text("".join(f"{address} {name}\n" for address in addresses))
         self.process.send_signal(signal.SIGHUP)
+
+    def hush(self) -> None:
+        """Answer nothing any more; whatever is asked meanwhile is lost."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def begin_anew(self) -> None:
+        """Answer again, knowing what was set last, but not what was asked."""
+        self.stop()
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _wait_for(self.port, self.process)
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
 
 
 @contextmanager
@@ -52,16 +68,14 @@ def name_server(folder: Path) -> Iterator[NameServer]:
     hosts.write_text("")
     options = ["--keep-in-foreground", "--no-resolv", "--no-hosts", "--no-daemon", "--log-facility=-", "--local-ttl=0"]
     addresses = ["--listen-address=127.0.0.1", "--bind-interfaces", f"--port={port}", f"--addn-hosts={hosts}"]
+    command = [program, *options, *addresses, "--conf-file=/dev/null", "--pid-file="]
     with (folder / "dnsmasq.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, *options, *addresses, "--conf-file=/dev/null", "--pid-file="], stdout=log, stderr=log
-        )
+        server = NameServer(port, hosts, command, subprocess.Popen(command, stdout=log, stderr=log))
     try:
-        _wait_for(port, process)
-        yield NameServer(port, hosts, process)
+        _wait_for(port, server.process)
+        yield server
     finally:
-        process.kill()
-        process.wait()
+        server.stop()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

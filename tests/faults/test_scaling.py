@@ -22,6 +22,10 @@ pytestmark = pytest.mark.faults
 FOUND_WITHIN_S = 30.0
 """As long as a client keeps a connection, by default, before it asks DNS again."""
 
+HUSHED_S = 14.0
+FOUND_ANEW_WITHIN_S = 15.0
+"""A connection's age, by default, and the time in which a lost question is asked again."""
+
 MEASURED_S = 10.0
 BALANCED = 0.2
 
@@ -66,6 +70,45 @@ def test_f6_decoders_found_by_dns_share_the_load_and_leave_it_without_a_loss(tmp
         held=found_s <= FOUND_WITHIN_S
         and all(fair * (1 - BALANCED) <= share <= fair * (1 + BALANCED) for share in shares)
         and not history.failed,
+    )
+    report.assert_held()
+
+
+def test_f6_a_name_server_that_loses_questions_delays_new_decoders_no_longer_than_that(
+    tmp_path: Path, report: Report
+) -> None:
+    """Decoders that come while the name server answers nothing get work soon after it answers again."""
+    history = History()
+    with (
+        name_server(tmp_path) as names,
+        deployment(tmp_path, encoders=1, decoders=2, decoders_behind=names) as running,
+    ):
+
+        async def scenario() -> float:
+            async with HttpClient(history, running.urls) as http:
+                mixture = Mixture(http, "f6-lost")
+                await mixture.prepare()
+                done = asyncio.Event()
+                load = asyncio.create_task(steadily(20, mixture, until=done))
+                await asyncio.to_thread(names.hush)
+                names.set(DECODER_NAME, [replica.host for replica in running.decoders])
+                # Longer than a connection lasts, so that the name is asked for in vain.
+                await asyncio.sleep(HUSHED_S)
+                await asyncio.to_thread(names.begin_anew)
+                found_s = await _all_asked(running)
+                done.set()
+                await load
+                return found_s
+
+        found_s = asyncio.run(scenario())
+    assert_right(history)
+    report.row(
+        "F6",
+        injected=f"the decoders' name server answers nothing for {HUSHED_S:.0f} s; a second decoder comes meanwhile",
+        counted="seconds from its answering again until both are asked; failed requests",
+        required=f"{FOUND_ANEW_WITHIN_S:.0f}; 0",
+        seen=f"{found_s:.1f}; {len(history.failed)} of {len(history)}{history.told_failures()}",
+        held=found_s <= FOUND_ANEW_WITHIN_S and not history.failed,
     )
     report.assert_held()
 
