@@ -29,7 +29,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CODE := sam encoder_service decoder_service gateway samovar starter bench protos tests tools
 BUF_VERSION := 1.75.0
-FUSED := decoder_service/fused
+COMPILED := sam/compiled decoder_service/fused encoder_service/fused
 # Where hostile input is tried: a folder of its own, and the tests of the rooms that meet it first.
 HOSTILE := tests/hostile tests/encoder_service/test_addresses.py tests/encoder_service/test_images.py \
 	$(wildcard tests/encoder_service/test_fetch*.py) tests/gateway/test_arrays.py tests/gateway/test_hostile_bodies.py
@@ -41,21 +41,21 @@ help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 	@sed -nE 's/^#   ([A-Z_]+ .*)/  \1/p' $(MAKEFILE_LIST)
 
-serve: $(VENV)/.ready-serve $(VENV)/.fused ## Set up if need be, and serve everything from one process (ARGS="--help" lists flags)
+serve: $(VENV)/.ready-serve $(VENV)/.compiled ## Set up if need be, and serve everything from one process (ARGS="--help" lists flags)
 	@exec $(BIN)/python -m samovar serve $(ARGS)
 
-test: $(VENV)/.ready-dev $(VENV)/.fused ## Set up if need be, and run the tests (ARGS="-k words" picks some)
+test: $(VENV)/.ready-dev $(VENV)/.compiled ## Set up if need be, and run the tests (ARGS="-k words" picks some)
 	@tools/ensure_redis.sh
 	@tools/ensure_chromium.sh
 	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-acceptance: $(VENV)/.ready-dev $(VENV)/.fused ## Drive it with real clients, the demo page in a browser among them
+acceptance: $(VENV)/.ready-dev $(VENV)/.compiled ## Drive it with real clients, the demo page in a browser among them
 	@tools/ensure_redis.sh
 	@tools/ensure_chromium.sh
 	@tools/ensure_acceptance.sh $(BIN)/python
 	@$(BIN)/python -m pytest -q -m acceptance $(ARGS)
 
-faults: $(VENV)/.ready-dev $(VENV)/.fused ## Inject every fault of the catalogue, and print what came of it (TABLE=FILE writes it, too)
+faults: $(VENV)/.ready-dev $(VENV)/.compiled ## Inject every fault of the catalogue, and print what came of it (TABLE=FILE writes it, too)
 	@tools/ensure_redis.sh
 	@tools/ensure_dnsmasq.sh
 	@$(BIN)/python -m pytest -q -m faults tests/faults tests/sam/test_redis_topologies.py $(if $(TABLE),--table $(TABLE)) $(ARGS)
@@ -65,7 +65,7 @@ hostile: $(VENV)/.ready-dev ## Send hostile input of all kinds, and print what c
 	@tools/ensure_atheris.sh $(BIN)/python
 	@$(BIN)/python -m pytest -q -m "" --hypothesis-profile=hostile $(HOSTILE) $(if $(TABLE),--table $(TABLE)) $(ARGS)
 
-compose-test: $(VENV)/.ready-dev $(VENV)/.fused ## Build the images, run the compose file in containers, scale and kill them (root; TABLE=FILE)
+compose-test: $(VENV)/.ready-dev $(VENV)/.compiled ## Build the images, run the compose file in containers, scale and kill them (root; TABLE=FILE)
 	@tools/ensure_containers.sh
 	@exec $(BIN)/python -m tests.compose $(if $(TABLE),--table $(TABLE)) $(ARGS)
 
@@ -98,7 +98,7 @@ docs: $(VENV)/.ready-dev ## Write README's tables and the references of docs/ an
 	$(BIN)/python -m tools.http_reference
 	$(BIN)/python -m tools.grpc_reference
 
-bench: $(VENV)/.ready-dev $(VENV)/.fused ## List the benchmarks, each of which prints a table
+bench: $(VENV)/.ready-dev $(VENV)/.compiled ## List the benchmarks, each of which prints a table
 	@echo "Run one with: $(BIN)/python -m bench.NAME"; ls bench/*.py 2>/dev/null || echo "(none yet)"
 
 clean: ## Remove the environment and everything generated, but not downloaded weights
@@ -128,6 +128,6 @@ $(VENV)/.ready-dev: pyproject.toml $(VENV)/.torch-$(TORCH)
 	@touch $(VENV)/.ready-serve $@
 
 # After the environment, of which only the Python is needed; built anew where a source has changed.
-$(VENV)/.fused: $(wildcard $(FUSED)/*.cpp $(FUSED)/*.h) $(FUSED)/build.py | $(VENV)/.torch-$(TORCH)
-	@$(BIN)/python -m decoder_service.fused.build
+$(VENV)/.compiled: $(wildcard $(COMPILED:%=%/*.cpp) $(COMPILED:%=%/*.h)) sam/compiled/build.py | $(VENV)/.torch-$(TORCH)
+	@$(BIN)/python -m sam.compiled.build
 	@touch $@

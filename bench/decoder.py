@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from decoder_service.cpu import available_cores
-from decoder_service.fused.library import Library
 from decoder_service.mask_encoding import encode_rle
 from decoder_service.masks import threshold_at_original_size
 from decoder_service.model import MaskPredictor
 from decoder_service.prompts import Prompt
 from decoder_service.team import Team, solo_executor
+from sam.compiled.library import Library
+from sam.cpu import available_cores
 from sam.geometry import Size, input_size, points_to_input_frame
 from tests.decoder_service.networks import seeded_features, seeded_networks
 from tests.upstream import upstream_package, upstream_predictor, upstream_sam

@@ -28,13 +28,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from bench.decoder import hardware
-from decoder_service.cpu import available_cores
 from decoder_service.mask_encoding import encode_rle
 from decoder_service.masks import threshold_at_original_size
 from decoder_service.model import MaskPredictor
 from decoder_service.prompts import Prompt
 from decoder_service.team import solo_executor
 from sam.checkpoints import find_checkpoint
+from sam.cpu import available_cores
 from sam.geometry import Size
 from sam.modeling import build_mask_decoder, build_prompt_encoder
 from sam.rpc.channel import open_channel

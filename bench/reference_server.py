@@ -24,8 +24,8 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from bench.decoder import export_to_onnx
-from decoder_service.cpu import available_cores
 from sam.checkpoints import find_checkpoint
+from sam.cpu import available_cores
 from sam.geometry import Size, points_to_input_frame
 from sam.modeling import build_mask_decoder, build_prompt_encoder
 from sam.settings import ModelSettings

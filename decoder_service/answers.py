@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from decoder_service.fused.library import Library
 from decoder_service.mask_encoding import encode_png, encode_rle, pack_region
 from decoder_service.masks import BinaryMask, threshold_at_original_size, threshold_low_res
+from sam.compiled.library import Library
 from sam.embedding import PREPROCESSING_VERSION, CheckpointOrigin, ModelIdentity
 from sam.geometry import Size, input_size
 from sam.tensors import to_tensor

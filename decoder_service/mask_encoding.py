@@ -11,9 +11,9 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from decoder_service.fused.library import Library
 from decoder_service.fused.scaling import runs
 from decoder_service.masks import BinaryMask
+from sam.compiled.library import Library
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_UP_FILTER = 2

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from decoder_service.fused.library import Library
 from decoder_service.fused.scaling import Scaled, can_scale, scale
 from decoder_service.resizing import Reached, reached_above
+from sam.compiled.library import Library
 from sam.geometry import INPUT_SIDE, Size, input_size
 
 Float32Array = npt.NDArray[np.float32]

@@ -11,14 +11,15 @@ import numpy.typing as npt
 import structlog
 import torch
 
-from decoder_service.cpu import has_fast_bfloat16
 from decoder_service.engine import MaskDecoderEngine, PreparedEmbedding
 from decoder_service.fast_mask_decoder import FastMaskDecoder
-from decoder_service.fused.library import Library, LibraryMissing, load_library
+from decoder_service.fused.library import SOURCES
 from decoder_service.fused.mask_decoder import FusedMaskDecoder
 from decoder_service.plain_mask_decoder import PlainMaskDecoder
 from decoder_service.prompts import MaskChoice, Prompt, PromptShape, batch_prompts
 from decoder_service.team import Team
+from sam.compiled.library import Library, LibraryMissing
+from sam.cpu import has_fast_bfloat16
 from sam.geometry import EMBEDDING_SHAPE, Size
 
 Engine = Literal["auto", "fused", "fast", "plain"]
@@ -89,7 +90,7 @@ class MaskPredictor:
             raise ValueError(f"engine is auto, fused, fast or plain, not {engine}")
         if engine != "fast" and narrow:
             try:
-                library = load_library()
+                library = SOURCES.load()
             except LibraryMissing as error:
                 if engine == "fused":
                     raise ValueError(f"the fused engine cannot run: {error}") from None

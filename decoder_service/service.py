@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 import numpy as np
 import structlog
 
-from decoder_service.cpu import available_cores
 from decoder_service.decode_pool import DecodePool
 from decoder_service.embedding_cache import EmbeddingCache
 from decoder_service.everything.segmenter import EverythingSegmenter
@@ -24,6 +23,7 @@ from decoder_service.stub_mask_decoder import StubMaskDecoder
 from decoder_service.team import Team
 from sam.auth import KeyRing
 from sam.checkpoints import Checkpoint, StubCheckpoint, find_checkpoint
+from sam.cpu import available_cores
 from sam.embedding import ModelIdentity
 from sam.embedding_store import Backend, EmbeddingStore
 from sam.geometry import EMBEDDING_SHAPE, Size

@@ -25,6 +25,7 @@ def load_image_encoder(options: EncoderOptions) -> tuple[ModelIdentity, ImageEnc
             device=options.device,
             precision=options.encoder_precision,
             engine=options.encoder_engine,
+            threads=options.encoder_threads,
         )
     except ValueError as error:
         raise StartupError(f"The image encoder cannot run as set: {error}.") from None

@@ -1,7 +1,8 @@
 """The image encoder: resized pictures in, image embeddings out.
 
-Two engines give the same result up to rounding: `plain` runs the network as upstream wrote it, `fast` computes the same
-by `encoder_service/fast_image_encoder.py` where that knows the architecture.
+Its engines give the same result up to rounding: `plain` runs the network as upstream wrote it; on a CPU, where they
+know the architecture, `fast` computes the same by `encoder_service/fast_image_encoder.py` and `fused` by
+`encoder_service/fused/`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import torch
 from torch import nn
 
 from encoder_service.fast_image_encoder import is_supported
-from encoder_service.precision import DTYPES, Precision, choose_autocast, choose_fast_encoder
+from encoder_service.precision import DTYPES, Engine, Precision, choose_autocast, choose_cpu_encoder
+from sam.cpu import available_cores
 from sam.geometry import EMBEDDING_SHAPE, INPUT_SIDE
 
 Device = Literal["auto", "cpu", "cuda"]
-Engine = Literal["fast", "plain"]
 
 # Mean and standard deviation of each channel, RGB, in units of 8-bit pixels.
 # Source: `segment_anything/build_sam.py`, `pixel_mean` and `pixel_std`.
@@ -35,7 +36,14 @@ GPU_BATCH_SIZES = (1, 2, 4, 8)
 
 
 class ImageEncoder:
-    """SAM's image encoder on one device. One thread at a time may call `embed`."""
+    """SAM's image encoder on one device. One thread at a time may call `embed`.
+
+    Attributes:
+        device: where it runs.
+        engine: `fused`, `fast` or `plain`.
+        dtype: the number format of its matrix products.
+        batch_sizes: how many pictures it likes to get at a time.
+    """
 
     def __init__(
         self,
@@ -43,31 +51,37 @@ class ImageEncoder:
         *,
         device: Device = "auto",
         precision: Precision = "auto",
-        engine: Engine = "fast",
+        engine: Engine = "auto",
+        threads: int = 0,
     ) -> None:
         """Put a network to work.
 
         Args:
             network: an image encoder as `encoder_service.variants.build_image_encoder` makes it, its weights loaded.
             device: `auto` takes a GPU if there is one.
-            precision: `auto` is float16 on a GPU; on a CPU it is bfloat16 if the engine is `fast`, there are units for
-                it and the weights bear it, otherwise float32.
-            engine: `plain` runs the network as it is. `fast` does so, too, on a GPU and for the starter.
+            precision: `auto` is float16 on a GPU; on a CPU it is bfloat16 if the engine is not `plain`, there are units
+                for it and the weights bear it, otherwise float32.
+            engine: `plain` runs the network as it is. So do `auto` and `fast` on a GPU and for the starter.
+            threads: how many compute on a CPU; 0: as many as there are cores.
 
         Raises:
-            ValueError: the device is not there.
+            ValueError: the device is not there, or the engine cannot run there.
         """
         self.device = choose_device(device)
         self.batch_sizes = GPU_BATCH_SIZES if self.device.type == "cuda" else CPU_BATCH_SIZES
         self._network = network.to(self.device).requires_grad_(False)
         self._autocasts = True
+        self.engine = "plain"
         self.dtype = _plain_dtype(precision, self.device)
-        if engine == "fast" and self.device.type == "cpu":
-            if precision != "float16" and is_supported(network):
-                self._network, self.dtype = choose_fast_encoder(network, precision)
-                self._autocasts = False
-            elif precision == "auto":
-                self.dtype = choose_autocast(self._network)
+        rearranged = self.device.type == "cpu" and precision != "float16" and is_supported(network)
+        if engine == "fused" and not rearranged:
+            raise ValueError("the fused engine is for vit_b, vit_l and vit_h on a CPU, not in float16")
+        if engine != "plain" and rearranged:
+            chosen = choose_cpu_encoder(network, engine, precision, threads or available_cores())
+            self._network, self.engine, self.dtype = chosen
+            self._autocasts = False
+        elif engine != "plain" and self.device.type == "cpu" and precision == "auto":
+            self.dtype = choose_autocast(self._network)
         self._mean = torch.tensor(_PIXEL_MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(_PIXEL_STD, device=self.device).view(3, 1, 1)
 

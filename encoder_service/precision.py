@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import structlog
 import torch
 from torch import nn
 
 from encoder_service.fast_image_encoder import FastImageEncoder
+from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
+from encoder_service.fused.library import SOURCES
+from sam.compiled.library import Library, LibraryMissing
+from sam.cpu import has_fast_bfloat16
 
 log = structlog.get_logger("encoder_service.precision")
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+Engine = Literal["auto", "fused", "fast", "plain"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -25,38 +31,70 @@ overlap to 99 % and more."""
 _PROBE_SIDE = 256
 
 
-def has_bfloat16_units() -> bool:
-    """Return whether this CPU multiplies in bfloat16; without, it would convert to float32 and back, and be slower."""
-    # Private to torch, like everything that would tell; where it is missing, float32 is right everywhere.
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported is not None and supported())
+class CpuEncoder(NamedTuple):
+    """A rearranged image encoder.
+
+    Attributes:
+        network: from frames to embeddings.
+        engine: `fused` or `fast`.
+        dtype: the number format of its matrix products.
+    """
+
+    network: nn.Module
+    engine: str
+    dtype: torch.dtype
 
 
-def choose_fast_encoder(vit: Any, precision: Precision) -> tuple[FastImageEncoder, torch.dtype]:
-    """Return a fast image encoder for a CPU, and the number format of its matrix products.
+def choose_cpu_encoder(vit: Any, engine: Engine, precision: Precision, threads: int) -> CpuEncoder:
+    """Return a rearranged image encoder for a CPU.
 
     Args:
         vit: upstream's `ImageEncoderViT`, its weights loaded.
+        engine: `auto`, `fused` or `fast`. `auto` is fused in bfloat16, where compiled code can run, and otherwise fast.
         precision: `auto` is bfloat16 if this CPU has units for it and these weights bear it, otherwise float32.
+        threads: how many compute.
+
+    Raises:
+        ValueError: the engine cannot run here, or not in that precision.
     """
-    if precision != "auto":
-        dtype = DTYPES[precision]
-        return FastImageEncoder(vit, dtype), dtype
-    exact = FastImageEncoder(vit, torch.float32)
-    if not has_bfloat16_units():
-        return exact, torch.float32
-    short = FastImageEncoder(vit, torch.bfloat16)
-    error = relative_error(short, exact)
+    if precision == "bfloat16" or (engine == "fused" and precision == "auto"):
+        return _in_bfloat16(vit, engine, threads)
+    if engine == "fused":
+        raise ValueError("the fused engine computes in bfloat16: set the precision to bfloat16, or the engine to fast")
+    exact = CpuEncoder(FastImageEncoder(vit, torch.float32), "fast", torch.float32)
+    if precision != "auto" or not has_fast_bfloat16():
+        return exact
+    short = _in_bfloat16(vit, engine, threads)
+    error = relative_error(short.network, exact.network)
     if error > MAX_RELATIVE_ERROR:
         log.warning("these weights do not bear bfloat16; using float32", relative_error=round(error, 4))
-        return exact, torch.float32
-    return short, torch.bfloat16
+        return exact
+    return short
+
+
+def _in_bfloat16(vit: Any, engine: Engine, threads: int) -> CpuEncoder:
+    if engine != "fast":
+        try:
+            library = _library_for(vit)
+        except LibraryMissing as error:
+            if engine == "fused":
+                raise ValueError(f"the fused engine cannot run: {error}") from None
+            log.info("the fused engine cannot run, so the fast one does", cause=str(error))
+        else:
+            return CpuEncoder(FusedImageEncoder(vit, library, threads), "fused", torch.bfloat16)
+    return CpuEncoder(FastImageEncoder(vit, torch.bfloat16), "fast", torch.bfloat16)
+
+
+def _library_for(vit: Any) -> Library:
+    if not can_compute(vit):
+        raise LibraryMissing("the network has other widths than it can compute")
+    return SOURCES.load()
 
 
 def choose_autocast(network: nn.Module) -> torch.dtype:
     """Return what a network that runs as it is computes in on a CPU: bfloat16 if that has units for it and the weights
     bear it, otherwise float32."""
-    if not has_bfloat16_units():
+    if not has_fast_bfloat16():
         return torch.float32
 
     def short(frames: torch.Tensor) -> torch.Tensor:

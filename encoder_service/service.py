@@ -93,6 +93,7 @@ async def encoder_running(
             model=identity.name,
             origin=identity.origin.value,
             device=str(encoder.device),
+            engine=encoder.engine,
             precision=str(encoder.dtype).removeprefix("torch."),
             store="shared" if store.shared else "in this process: not shared, lost on exit",
             address=f"{server.host}:{bound}",

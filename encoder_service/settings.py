@@ -20,8 +20,13 @@ class EncoderOptions(ModelSettings, StoreSettings, AuthSettings):
     encoder_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="The number format of the image encoder's matrix products; auto: what suits the device."
     )
-    encoder_engine: Literal["fast", "plain"] = Field(
-        "fast", description="plain runs the network as its authors wrote it; fast computes the same with less memory."
+    encoder_engine: Literal["auto", "fused", "fast", "plain"] = Field(
+        "auto",
+        description="plain runs the network as its authors wrote it; fast computes the same with less memory, fused "
+        "in compiled code, in bfloat16; auto: fused where it can run, otherwise fast.",
+    )
+    encoder_threads: int = Field(
+        0, ge=0, le=1024, description="How many threads compute one picture on a CPU; 0: as many as there are cores."
     )
     encoder_decode_threads: int = Field(
         2, ge=1, le=64, description="How many pictures are decoded and resized at once; bounds memory, too."

@@ -20,6 +20,7 @@ class StubImageEncoder:
     """Stands where `encoder_service.model.ImageEncoder` does."""
 
     device = "none"
+    engine = "stub"
     dtype = "float32"
     batch_sizes = (1,)
 

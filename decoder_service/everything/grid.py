@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from decoder_service.fused.library import Library
 from decoder_service.mask_encoding import encode_rle
 from decoder_service.masks import BinaryMask, threshold_with_stability
 from decoder_service.model import MaskPrediction
 from decoder_service.prompts import Prompt
 from decoder_service.team import Team
+from sam.compiled.library import Library
 from sam.geometry import Size
 
 

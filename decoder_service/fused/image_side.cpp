@@ -6,125 +6,18 @@
 // x 256 channels, with a stride between heads. In here a row is token * 8 + head, with tokens padded to a multiple of 4:
 // so a softmax over tokens adds up lanes of registers that hold two tokens with 8 heads each.
 //
-// Products go through tiles of 16 x 32 bfloat16: AMX where the CPU has it, AVX-512 otherwise. Right operands are packed
-// beforehand into tiles of 16 rows, each of 16 columns of two consecutive k (Intel's "VNNI" layout), which both read.
-//
-// Source of the formats: Intel 64 and IA-32 Architectures Software Developer's Manual, TDPBF16PS and VDPBF16PS.
-
 #include "numbers.h"
-
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "sam/compiled/products.h"
 
 namespace {
 
 using namespace samovar;
 
-typedef uint16_t bf16;
-
 constexpr int MAX_ROWS = MAX_TOKENS * HEADS;
 constexpr int BLOCK = 64;      // positions: one row of the image's 64 x 64
-constexpr int TILE = 16;       // rows and columns of a tile of results
-constexpr int DEPTH = 32;      // k of a tile
-constexpr int TILE_SIZE = TILE * DEPTH;
 constexpr int MIDDLE = 64;    // channels after the first transposed convolution
 constexpr int LAST = 32;      // and after the second
 constexpr int MAX_MASKS = 4;
-
-enum Isa { AVX512 = 0, AMX = 1 };
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Numbers
-
-inline __m512 widen(__m256i halves) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-}
-
-inline __m512 load_bf16(const bf16* from) {
-    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-}
-
-inline void store_bf16(bf16* to, __m512 values) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(values));
-}
-
-// Two neighbours each in one bfloat16 pair: even from `low`, odd from `high`.
-inline __m512i interleaved(__m512 low, __m512 high) {
-    alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    return _mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)_mm512_cvtne2ps_pbh(high, low));
-}
-
-// GELU is x/2 + |x| h(|x|) with h(a) = erf(a / sqrt 2) / 2. In 32 segments h is a parabola to within 6e-6; beyond the
-// last it is 1/2.
-constexpr float SEGMENTS_PER_UNIT = 7.0f;
-
-struct Gelu {
-    alignas(64) float coefficients[3][32];
-
-    void fill() {
-        for (int segment = 0; segment < 32; ++segment) {
-            // Through h at the Chebyshev nodes of the segment.
-            double at[3], h[3];
-            for (int node = 0; node < 3; ++node) {
-                const double place = 0.5 - 0.5 * std::cos(M_PI * (2 * node + 1) / 6);
-                at[node] = (segment + place) / SEGMENTS_PER_UNIT;
-                h[node] = 0.5 * std::erf(at[node] / std::sqrt(2.0));
-            }
-            const double first = (h[1] - h[0]) / (at[1] - at[0]);
-            const double second = ((h[2] - h[1]) / (at[2] - at[1]) - first) / (at[2] - at[0]);
-            coefficients[2][segment] = float(second);
-            coefficients[1][segment] = float(first - second * (at[0] + at[1]));
-            coefficients[0][segment] = float(h[0] - first * at[0] + second * at[0] * at[1]);
-        }
-    }
-
-    inline __m512 look_up(int power, __m512i segment) const {
-        return _mm512_permutex2var_ps(_mm512_load_ps(coefficients[power]), segment,
-                                      _mm512_load_ps(coefficients[power] + 16));
-    }
-
-    inline __m512 operator()(__m512 x) const {
-        const __m512 size = _mm512_abs_ps(x);
-        const __m512i segment = _mm512_cvttps_epi32(_mm512_mul_ps(size, _mm512_set1_ps(SEGMENTS_PER_UNIT)));
-        __m512 h = _mm512_fmadd_ps(look_up(2, segment), size, look_up(1, segment));
-        h = _mm512_fmadd_ps(h, size, look_up(0, segment));
-        const __mmask16 beyond = _mm512_cmpgt_epi32_mask(segment, _mm512_set1_epi32(31));
-        h = _mm512_mask_mov_ps(h, beyond, _mm512_set1_ps(0.5f));
-        return _mm512_fmadd_ps(size, h, _mm512_mul_ps(x, _mm512_set1_ps(0.5f)));
-    }
-};
-
-Gelu gelu;
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Layouts
-
-inline void transpose_16x16(__m512i row[16]) {
-    __m512i half[16];
-    for (int i = 0; i < 16; i += 2) {
-        half[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-        half[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        row[i] = _mm512_unpacklo_epi64(half[i], half[i + 2]);
-        row[i + 1] = _mm512_unpackhi_epi64(half[i], half[i + 2]);
-        row[i + 2] = _mm512_unpacklo_epi64(half[i + 1], half[i + 3]);
-        row[i + 3] = _mm512_unpackhi_epi64(half[i + 1], half[i + 3]);
-    }
-    for (int i = 0; i < 4; ++i) {
-        half[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
-        half[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
-        half[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
-        half[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; ++i) {
-        row[i] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0x88);
-        row[i + 8] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0xdd);
-    }
-}
 
 // What belongs to the tokens of one prompt: heads x tokens x channels.
 struct Tokens {
@@ -158,19 +51,6 @@ void pack_rows(const Tokens& tokens, bf16* packed) {
         }
 }
 
-// Packs a right operand of k rows, of which row(i) is the ith, of `columns` columns.
-template <class Row>
-void pack_matrix(Row row, int k, int columns, bf16* packed) {
-    const int steps = k / DEPTH;
-    for (int pair = 0; pair < k / 2; ++pair) {
-        const float *even = row(2 * pair), *odd = row(2 * pair + 1);
-        bf16* to = packed + (pair / 16) * TILE_SIZE + (pair % 16) * 32;
-        for (int column = 0; column < columns; column += TILE)
-            _mm512_storeu_si512(to + (column / TILE) * steps * TILE_SIZE,
-                                interleaved(_mm512_loadu_ps(even + column), _mm512_loadu_ps(odd + column)));
-    }
-}
-
 // Packs a block of positions (64 x 256) as a right operand with k = position.
 void pack_positions(const bf16* block, bf16* packed) {
     alignas(64) static const uint16_t lows[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
@@ -190,122 +70,6 @@ void pack_positions(const bf16* block, bf16* packed) {
         }
     }
 }
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Products: out (rows x 16 tiles) = a (rows x k) . b, or out += where ADD. `rows` is a multiple of 32.
-
-template <int ISA>
-struct Products;
-
-// GCC's intrinsics for tiles do not tell it which memory they touch.
-inline void settle_memory() { asm volatile("" ::: "memory"); }
-
-// Eight tiles of 16 rows of 64 bytes: palette, first row, reserved, bytes in each row, rows.
-struct alignas(64) Configuration {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-constexpr Configuration CONFIGURATION;
-
-template <>
-struct Products<AMX> {
-    Products() { _tile_loadconfig(&CONFIGURATION); }
-    ~Products() { _tile_release(); }
-
-    template <bool ADD>
-    void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
-        const int steps = k / DEPTH, bytes_a = 2 * stride_a, bytes = 4 * stride;
-        int tile = 0;
-        settle_memory();
-        for (; tile + 1 < tiles; tile += 2)
-            for (int row = 0; row < rows; row += 32) {
-                float* to = out + row * stride + tile * TILE;
-                if (ADD) {
-                    _tile_loadd(0, to, bytes);
-                    _tile_loadd(1, to + TILE, bytes);
-                    _tile_loadd(2, to + 16 * stride, bytes);
-                    _tile_loadd(3, to + 16 * stride + TILE, bytes);
-                } else {
-                    _tile_zero(0);
-                    _tile_zero(1);
-                    _tile_zero(2);
-                    _tile_zero(3);
-                }
-                for (int step = 0; step < steps; ++step) {
-                    _tile_loadd(4, a + row * stride_a + step * DEPTH, bytes_a);
-                    _tile_loadd(5, a + (row + 16) * stride_a + step * DEPTH, bytes_a);
-                    _tile_loadd(6, b + (tile * steps + step) * TILE_SIZE, 64);
-                    _tile_loadd(7, b + ((tile + 1) * steps + step) * TILE_SIZE, 64);
-                    _tile_dpbf16ps(0, 4, 6);
-                    _tile_dpbf16ps(1, 4, 7);
-                    _tile_dpbf16ps(2, 5, 6);
-                    _tile_dpbf16ps(3, 5, 7);
-                }
-                _tile_stored(0, to, bytes);
-                _tile_stored(1, to + TILE, bytes);
-                _tile_stored(2, to + 16 * stride, bytes);
-                _tile_stored(3, to + 16 * stride + TILE, bytes);
-            }
-        for (int row = 0; tile < tiles && row < rows; row += 32) {
-            float* to = out + row * stride + tile * TILE;
-            if (ADD) {
-                _tile_loadd(0, to, bytes);
-                _tile_loadd(2, to + 16 * stride, bytes);
-            } else {
-                _tile_zero(0);
-                _tile_zero(2);
-            }
-            for (int step = 0; step < steps; ++step) {
-                _tile_loadd(4, a + row * stride_a + step * DEPTH, bytes_a);
-                _tile_loadd(5, a + (row + 16) * stride_a + step * DEPTH, bytes_a);
-                _tile_loadd(6, b + (tile * steps + step) * TILE_SIZE, 64);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(2, 5, 6);
-            }
-            _tile_stored(0, to, bytes);
-            _tile_stored(2, to + 16 * stride, bytes);
-        }
-        settle_memory();
-    }
-};
-
-template <>
-struct Products<AVX512> {
-    template <bool ADD, int WIDTH>
-    static void strip(const bf16* a, int stride_a, int rows, int steps, const bf16* b, float* out, int stride) {
-        for (int row = 0; row < rows; row += 4) {
-            __m512 sum[4][WIDTH];
-            for (int i = 0; i < 4; ++i)
-                for (int j = 0; j < WIDTH; ++j)
-                    sum[i][j] = ADD ? _mm512_loadu_ps(out + (row + i) * stride + j * TILE) : _mm512_setzero_ps();
-            for (int step = 0; step < steps; ++step)
-                for (int pair = 0; pair < 16; ++pair) {
-                    __m512bh right[WIDTH];
-                    for (int j = 0; j < WIDTH; ++j)
-                        right[j] = (__m512bh)_mm512_loadu_si512(b + (j * steps + step) * TILE_SIZE + pair * 32);
-                    for (int i = 0; i < 4; ++i) {
-                        int both;
-                        std::memcpy(&both, a + (row + i) * stride_a + step * DEPTH + 2 * pair, sizeof both);
-                        const __m512bh left = (__m512bh)_mm512_set1_epi32(both);
-                        for (int j = 0; j < WIDTH; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], left, right[j]);
-                    }
-                }
-            for (int i = 0; i < 4; ++i)
-                for (int j = 0; j < WIDTH; ++j) _mm512_storeu_ps(out + (row + i) * stride + j * TILE, sum[i][j]);
-        }
-    }
-
-    template <bool ADD>
-    void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
-        const long steps = k / DEPTH;
-        int tile = 0;
-        for (; tile + 4 <= tiles; tile += 4)
-            strip<ADD, 4>(a, stride_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
-        for (; tile < tiles; ++tile)
-            strip<ADD, 1>(a, stride_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
-    }
-};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Attention of the tokens to the image, over blocks
@@ -571,25 +335,6 @@ void upscale(const bf16* image, int positions, const bf16* first_weight, const f
 }  // namespace
 
 extern "C" {
-
-// The digest of the sources that this was compiled from.
-const char* samovar_sources() { return SAMOVAR_SOURCES; }
-
-// Prepares the process. Returns 0 if it may use the tiles of AMX, and otherwise something else.
-int samovar_begin() {
-    gelu.fill();
-#if defined(__linux__)
-    constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18;
-    return (int)syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA);
-#else
-    return 1;
-#endif
-}
-
-// Packs a right operand, k x columns.
-void samovar_pack(const float* matrix, int k, int columns, uint16_t* packed) {
-    pack_matrix([=](int row) { return matrix + (long)row * columns; }, k, columns, packed);
-}
 
 void samovar_look(int isa, const uint16_t* image, const uint16_t* position, int positions, const float* query,
                   int tokens, long head_stride, float* means, float* logsumexp) {

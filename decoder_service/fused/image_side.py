@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from decoder_service.fused.library import CHANNELS, Library, address
+from decoder_service.fused.library import CHANNELS
 from decoder_service.fused.token_side import TokenSides
+from sam.compiled.library import Library, address, pack
 
 
 class Norm(NamedTuple):
@@ -40,15 +41,13 @@ class ImageSide:
 
     def __init__(self, library: Library) -> None:
         """Use a loaded library."""
+        self._library = library
         self._functions = library.functions
         self._isa = int(library.isa)
 
     def pack(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return a right operand, inputs x outputs, in the order in which products read it, in bfloat16."""
-        matrix = matrix.float().contiguous()
-        packed = torch.empty(matrix.shape, dtype=torch.bfloat16)
-        self._functions.samovar_pack(address(matrix), *matrix.shape, address(packed))
-        return packed
+        return pack(self._library, matrix)
 
     def look(
         self,

@@ -20,12 +20,13 @@ import torch
 from decoder_service.engine import PreparedEmbedding
 from decoder_service.fast_mask_decoder import FastMaskDecoder, MaskChooser, as_positions
 from decoder_service.fused.image_side import ImageSide, Linear, Norm
-from decoder_service.fused.library import BLOCK, HEADS, MAX_TOKENS, Library
+from decoder_service.fused.library import BLOCK, HEADS, MAX_TOKENS
 from decoder_service.fused.token_side import TokenSide, TokenSides
 from decoder_service.prompt_embedding import PromptEmbedder
 from decoder_service.prompts import MaskChoice, PromptBatch
 from decoder_service.team import Team
 from decoder_service.upscaling import as_product
+from sam.compiled.library import Library
 
 _SIDE = 64
 _LOGITS_SIDE = 256

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from decoder_service.fused.library import Library
+from sam.compiled.library import Library
 
 TAPS = 3
 _LANES = 16

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from decoder_service.fused.library import CHANNELS, HEADS, Library, address
+from decoder_service.fused.library import CHANNELS, HEADS
+from sam.compiled.library import Library, address
 
 _NORM_EPSILON = 1e-5
 _STRIP = 32

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from decoder_service.fused.library import Isa, Library, LibraryMissing, load_library
+from decoder_service.fused.library import SOURCES
+from sam.compiled.library import Isa, Library, LibraryMissing
 
 CODES = ("numpy", "compiled")
 """What scales and encodes masks."""
@@ -13,7 +14,7 @@ CODES = ("numpy", "compiled")
 def compiled(isa: Isa | None = None) -> Library:
     """Return the compiled code; the test is skipped where it cannot run."""
     try:
-        return load_library(isa)
+        return SOURCES.load(isa)
     except LibraryMissing as error:
         pytest.skip(str(error))
 

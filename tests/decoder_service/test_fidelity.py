@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from decoder_service.cpu import has_fast_bfloat16
-from decoder_service.fused.library import LibraryMissing, load_library
+from decoder_service.fused.library import SOURCES
 from decoder_service.masks import threshold_at_original_size
 from decoder_service.model import MaskPredictor
 from decoder_service.prompts import Prompt
@@ -19,6 +18,8 @@ from encoder_service.loading import load_image_encoder
 from encoder_service.preprocessing import prepare_image
 from encoder_service.settings import EncoderOptions
 from sam.checkpoints import find_checkpoint
+from sam.compiled.library import LibraryMissing
+from sam.cpu import has_fast_bfloat16
 from sam.geometry import Size
 from sam.modeling import build_mask_decoder, build_prompt_encoder
 from sam.settings import ModelSettings
@@ -80,7 +81,7 @@ def test_bfloat16_masks_are_those_of_float32(engine: str) -> None:
         pytest.skip("this CPU does not multiply bfloat16, so nothing runs in it")
     if engine == "fused":
         try:
-            load_library()
+            SOURCES.load()
         except LibraryMissing as error:
             pytest.skip(str(error))
     model = predictor(engine, "bfloat16")

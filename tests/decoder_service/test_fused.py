@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from decoder_service.cpu import has_fast_bfloat16
-from decoder_service.fused.library import LIBRARY, MAX_TOKENS, Isa, LibraryMissing, load_library
+from decoder_service.fused.library import MAX_TOKENS, SOURCES
 from decoder_service.fused.mask_decoder import FusedMaskDecoder
 from decoder_service.model import MaskPredictor
 from decoder_service.prompts import Prompt
 from decoder_service.team import Team
+from sam.compiled.library import Isa, LibraryMissing
+from sam.cpu import has_fast_bfloat16
 from tests.decoder_service.libraries import compiled
 from tests.decoder_service.networks import seeded_features, seeded_networks
 from tests.decoder_service.test_model import PROMPTS, SIZE, plain, predict, relative_error
@@ -93,7 +90,7 @@ def test_extreme_embeddings_stay_finite() -> None:
 def test_auto_picks_it_where_it_can_run() -> None:
     """auto is fused where it can run, and fast in float32 and where it cannot; fused itself insists."""
     try:
-        load_library()
+        SOURCES.load()
     except LibraryMissing:
         assert MaskPredictor(*seeded_networks()).engine == "fast"
         with pytest.raises(ValueError, match="fused engine cannot run"):
@@ -105,40 +102,3 @@ def test_auto_picks_it_where_it_can_run() -> None:
     assert MaskPredictor(*seeded_networks(), precision="float32").engine == "fast"
     with pytest.raises(ValueError, match="bfloat16"):
         MaskPredictor(*seeded_networks(), engine="fused", precision="float32")
-
-
-def test_a_library_that_is_none_is_said_to_be(tmp_path: Path) -> None:
-    """A missing file, one that is no library and one that is not ours are each told apart."""
-    other = tmp_path / "other.so"
-    other.write_bytes(b"none")
-    if not has_fast_bfloat16():
-        pytest.skip("the CPU is asked first, and this one has no bfloat16")
-    with pytest.raises(LibraryMissing, match="not compiled"):
-        load_library(path=tmp_path / "missing.so")
-    with pytest.raises(LibraryMissing, match="cannot be loaded"):
-        load_library(path=other)
-    if LIBRARY.exists():
-        stale = LIBRARY.read_bytes()
-        other.write_bytes(stale.replace(load_library().functions.samovar_sources(), b"0" * 16))
-        with pytest.raises(LibraryMissing, match="another version"):
-            load_library(path=other)
-
-
-@pytest.mark.parametrize(
-    ("variables", "status", "text"),
-    [({"PATH": ""}, 0, "no C++ compiler"), ({"PATH": "", "CXX": "/bin/false"}, 1, "could not compile")],
-)
-def test_a_build_without_a_compiler(variables: dict[str, str], status: int, text: str) -> None:
-    """Without a compiler the build says so and is content; one that fails is an error. What is there stays."""
-    before = LIBRARY.stat().st_mtime_ns if LIBRARY.exists() else None
-    environment = {key: value for key, value in os.environ.items() if key != "CXX"} | variables
-    done = subprocess.run(
-        [sys.executable, "-m", "decoder_service.fused.build"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status
-    assert text in done.stdout + done.stderr
-    assert before == (LIBRARY.stat().st_mtime_ns if LIBRARY.exists() else None)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decoder_service.cpu import available_cores, has_fast_bfloat16
 from decoder_service.model import MaskPrediction, MaskPredictor
 from decoder_service.prompts import Prompt
+from sam.cpu import available_cores, has_fast_bfloat16
 from sam.geometry import Size
 from tests.decoder_service.networks import one_thread, predictor, seeded_features, seeded_networks
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from encoder_service.model import Engine, ImageEncoder, choose_device
-from encoder_service.precision import has_bfloat16_units
+from encoder_service.model import ImageEncoder, choose_device
+from encoder_service.precision import Engine
 from encoder_service.variants import VIT_VARIANTS, build_image_encoder
+from sam.cpu import has_fast_bfloat16
 from tests.encoder_service.networks import TINY, loaded, seeded_weights
 from tests.encoder_service.pictures import scene
 
@@ -82,7 +83,7 @@ def test_without_a_gpu_the_device_is_the_cpu() -> None:
         choose_device("cuda")
 
 
-@pytest.mark.parametrize("engine", ["fast", "plain"])
+@pytest.mark.parametrize("engine", ["auto", "fast", "plain"])
 def test_sixteen_bit_precision_stays_close(encoder: ImageEncoder, engine: Engine) -> None:
     """bfloat16 differs from float32 by no more than 1.5 % of the embedding's norm."""
     half = ImageEncoder(loaded(TINY, seeded_weights(TINY)), device="cpu", precision="bfloat16", engine=engine)
@@ -96,7 +97,7 @@ def test_sixteen_bit_precision_stays_close(encoder: ImageEncoder, engine: Engine
 def test_automatic_precision_asks_the_weights() -> None:
     """With units for bfloat16 `auto` takes it for weights that bear it, and float32 for weights that do not."""
     weights = seeded_weights(TINY)
-    expected = torch.bfloat16 if has_bfloat16_units() else torch.float32
+    expected = torch.bfloat16 if has_fast_bfloat16() else torch.float32
     assert ImageEncoder(loaded(TINY, weights), device="cpu").dtype is expected
     # Scores so large that their rounding decides which key wins.
     touchy = {name: value * (30 if "attn.qkv.weight" in name else 1) for name, value in weights.items()}

@@ -11,16 +11,15 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from decoder_service.cpu import has_fast_bfloat16
 from decoder_service.masks import threshold_at_original_size
 from decoder_service.model import Engine, MaskPredictor, Precision
 from decoder_service.prompts import Prompt
 from encoder_service.limits import ImageLimits
 from encoder_service.model import ImageEncoder
-from encoder_service.precision import has_bfloat16_units
 from encoder_service.preprocessing import PreparedImage, prepare_image
 from encoder_service.variants import STARTER, build_image_encoder
 from sam.checkpoints import FileCheckpoint, find_checkpoint
+from sam.cpu import has_fast_bfloat16
 from sam.modeling import build_mask_decoder, build_prompt_encoder
 from sam.settings import ModelSettings
 from tests.decoder_service.networks import one_thread
@@ -140,7 +139,7 @@ def test_auto_is_bfloat16_where_that_pays() -> None:
     """Left to itself the starter takes bfloat16 on a CPU with units for it; the plain engine does not."""
     network = build_image_encoder(STARTER)
     checkpoint().load_into(network, "image_encoder")
-    best = torch.bfloat16 if has_bfloat16_units() else torch.float32
+    best = torch.bfloat16 if has_fast_bfloat16() else torch.float32
     assert ImageEncoder(network, device="cpu").dtype == best
     assert ImageEncoder(network, device="cpu", engine="plain").dtype == torch.float32
 

@@ -1,0 +1,1 @@
+"""The image encoder in compiled code."""

@@ -1,0 +1,32 @@
+"""The compiled code of the fused image encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sam.compiled.library import INTEGER, POINTER, SINGLE, Sources
+
+SOURCES = Sources(
+    Path(__file__).parent,
+    ("image_encoder.cpp",),
+    {
+        "samovar_project": [
+            *(INTEGER, POINTER, INTEGER, INTEGER),
+            *(POINTER, POINTER, SINGLE),
+            *(POINTER, POINTER, INTEGER, POINTER),
+        ],
+        "samovar_add_attended": [INTEGER, POINTER, INTEGER, INTEGER, POINTER, POINTER, POINTER],
+        "samovar_add_perceptron": [
+            *(INTEGER, POINTER, INTEGER, INTEGER),
+            *(POINTER, POINTER, SINGLE),
+            *(POINTER, POINTER, INTEGER, INTEGER, POINTER, POINTER),
+        ],
+        "samovar_attend": [
+            *(INTEGER, POINTER, POINTER, INTEGER, INTEGER),
+            *(INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER),
+            *(POINTER, INTEGER, INTEGER),
+            *(POINTER, INTEGER, INTEGER),
+            *(SINGLE, POINTER),
+        ],
+    },
+)

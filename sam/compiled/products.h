@@ -1,0 +1,173 @@
+// Products of matrices in bfloat16, summed up in float32.
+//
+// They go through tiles of 16 x 32 bfloat16: AMX where the CPU has it, AVX-512 otherwise. Right operands are packed
+// beforehand into tiles of 16 rows, each of 16 columns of two consecutive k (Intel's "VNNI" layout), which both read.
+// Matrices are row-major otherwise.
+//
+// Source of the formats: Intel 64 and IA-32 Architectures Software Developer's Manual, TDPBF16PS and VDPBF16PS.
+
+#pragma once
+
+#include "sam/compiled/numbers.h"
+
+namespace samovar {
+
+constexpr int TILE = 16;   // rows and columns of a tile of results
+constexpr int DEPTH = 32;  // k of a tile
+constexpr int TILE_SIZE = TILE * DEPTH;
+
+enum Isa { AVX512 = 0, AMX = 1 };
+
+inline void transpose_16x16(__m512i row[16]) {
+    __m512i half[16];
+    for (int i = 0; i < 16; i += 2) {
+        half[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
+        half[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        row[i] = _mm512_unpacklo_epi64(half[i], half[i + 2]);
+        row[i + 1] = _mm512_unpackhi_epi64(half[i], half[i + 2]);
+        row[i + 2] = _mm512_unpacklo_epi64(half[i + 1], half[i + 3]);
+        row[i + 3] = _mm512_unpackhi_epi64(half[i + 1], half[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        half[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
+        half[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
+        half[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
+        half[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; ++i) {
+        row[i] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0x88);
+        row[i + 8] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0xdd);
+    }
+}
+
+// Packs a right operand of k rows, of which row(i) is the ith, of `columns` columns.
+template <class Row>
+void pack_matrix(Row row, int k, int columns, bf16* packed) {
+    const int steps = k / DEPTH;
+    for (int pair = 0; pair < k / 2; ++pair) {
+        const float *even = row(2 * pair), *odd = row(2 * pair + 1);
+        bf16* to = packed + (pair / 16) * TILE_SIZE + (pair % 16) * 32;
+        for (int column = 0; column < columns; column += TILE)
+            _mm512_storeu_si512(to + (column / TILE) * steps * TILE_SIZE,
+                                interleaved(_mm512_loadu_ps(even + column), _mm512_loadu_ps(odd + column)));
+    }
+}
+
+// Out (rows x 16 tiles) = a (rows x k) . b, or out += where ADD. `rows` is a multiple of 32.
+
+template <int ISA>
+struct Products;
+
+// GCC's intrinsics for tiles do not tell it which memory they touch.
+inline void settle_memory() { asm volatile("" ::: "memory"); }
+
+// Eight tiles of 16 rows of 64 bytes: palette, first row, reserved, bytes in each row, rows.
+struct alignas(64) Configuration {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+constexpr Configuration CONFIGURATION;
+
+template <>
+struct Products<AMX> {
+    Products() { _tile_loadconfig(&CONFIGURATION); }
+    ~Products() { _tile_release(); }
+
+    template <bool ADD>
+    void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
+        const int steps = k / DEPTH, bytes_a = 2 * stride_a, bytes = 4 * stride;
+        int tile = 0;
+        settle_memory();
+        for (; tile + 1 < tiles; tile += 2)
+            for (int row = 0; row < rows; row += 32) {
+                float* to = out + row * stride + tile * TILE;
+                if (ADD) {
+                    _tile_loadd(0, to, bytes);
+                    _tile_loadd(1, to + TILE, bytes);
+                    _tile_loadd(2, to + 16 * stride, bytes);
+                    _tile_loadd(3, to + 16 * stride + TILE, bytes);
+                } else {
+                    _tile_zero(0);
+                    _tile_zero(1);
+                    _tile_zero(2);
+                    _tile_zero(3);
+                }
+                for (int step = 0; step < steps; ++step) {
+                    _tile_loadd(4, a + row * stride_a + step * DEPTH, bytes_a);
+                    _tile_loadd(5, a + (row + 16) * stride_a + step * DEPTH, bytes_a);
+                    _tile_loadd(6, b + (tile * steps + step) * TILE_SIZE, 64);
+                    _tile_loadd(7, b + ((tile + 1) * steps + step) * TILE_SIZE, 64);
+                    _tile_dpbf16ps(0, 4, 6);
+                    _tile_dpbf16ps(1, 4, 7);
+                    _tile_dpbf16ps(2, 5, 6);
+                    _tile_dpbf16ps(3, 5, 7);
+                }
+                _tile_stored(0, to, bytes);
+                _tile_stored(1, to + TILE, bytes);
+                _tile_stored(2, to + 16 * stride, bytes);
+                _tile_stored(3, to + 16 * stride + TILE, bytes);
+            }
+        for (int row = 0; tile < tiles && row < rows; row += 32) {
+            float* to = out + row * stride + tile * TILE;
+            if (ADD) {
+                _tile_loadd(0, to, bytes);
+                _tile_loadd(2, to + 16 * stride, bytes);
+            } else {
+                _tile_zero(0);
+                _tile_zero(2);
+            }
+            for (int step = 0; step < steps; ++step) {
+                _tile_loadd(4, a + row * stride_a + step * DEPTH, bytes_a);
+                _tile_loadd(5, a + (row + 16) * stride_a + step * DEPTH, bytes_a);
+                _tile_loadd(6, b + (tile * steps + step) * TILE_SIZE, 64);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(2, 5, 6);
+            }
+            _tile_stored(0, to, bytes);
+            _tile_stored(2, to + 16 * stride, bytes);
+        }
+        settle_memory();
+    }
+};
+
+template <>
+struct Products<AVX512> {
+    template <bool ADD, int WIDTH>
+    static void strip(const bf16* a, int stride_a, int rows, int steps, const bf16* b, float* out, int stride) {
+        for (int row = 0; row < rows; row += 4) {
+            __m512 sum[4][WIDTH];
+            for (int i = 0; i < 4; ++i)
+                for (int j = 0; j < WIDTH; ++j)
+                    sum[i][j] = ADD ? _mm512_loadu_ps(out + (row + i) * stride + j * TILE) : _mm512_setzero_ps();
+            for (int step = 0; step < steps; ++step)
+                for (int pair = 0; pair < 16; ++pair) {
+                    __m512bh right[WIDTH];
+                    for (int j = 0; j < WIDTH; ++j)
+                        right[j] = (__m512bh)_mm512_loadu_si512(b + (j * steps + step) * TILE_SIZE + pair * 32);
+                    for (int i = 0; i < 4; ++i) {
+                        int both;
+                        std::memcpy(&both, a + (row + i) * stride_a + step * DEPTH + 2 * pair, sizeof both);
+                        const __m512bh left = (__m512bh)_mm512_set1_epi32(both);
+                        for (int j = 0; j < WIDTH; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], left, right[j]);
+                    }
+                }
+            for (int i = 0; i < 4; ++i)
+                for (int j = 0; j < WIDTH; ++j) _mm512_storeu_ps(out + (row + i) * stride + j * TILE, sum[i][j]);
+        }
+    }
+
+    template <bool ADD>
+    void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
+        const long steps = k / DEPTH;
+        int tile = 0;
+        for (; tile + 4 <= tiles; tile += 4)
+            strip<ADD, 4>(a, stride_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
+        for (; tile < tiles; ++tile)
+            strip<ADD, 1>(a, stride_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
+    }
+};
+
+}  // namespace samovar

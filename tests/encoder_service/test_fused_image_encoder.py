@@ -1,0 +1,141 @@
+"""The fused image encoder against the fast one in float32, which is upstream's to rounding."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from encoder_service.fast_image_encoder import FastImageEncoder
+from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
+from encoder_service.fused.library import SOURCES
+from encoder_service.model import ImageEncoder
+from encoder_service.precision import MAX_RELATIVE_ERROR
+from encoder_service.variants import VIT_VARIANTS, VitVariant, build_image_encoder
+from sam.compiled.library import Isa, Library, LibraryMissing
+from tests.encoder_service.networks import TINY, loaded, seeded_weights
+
+VARIANTS = {
+    "tiny": TINY,
+    # Heads of 80 channels, as vit_h has, and hidden layers that are no multiple of 512.
+    "wide heads": VitVariant(embed_dim=160, depth=3, heads=2, global_attn_indexes=(1,)),
+}
+
+
+def compiled(isa: Isa) -> Library:
+    try:
+        return SOURCES.load(isa)
+    except LibraryMissing as error:
+        pytest.skip(str(error))
+
+
+def fused(name: str, isa: Isa, threads: int = 1) -> FusedImageEncoder:
+    return FusedImageEncoder(network(name), compiled(isa), threads)
+
+
+@cache
+def network(name: str) -> torch.nn.Module:
+    return loaded(VARIANTS[name], seeded_weights(VARIANTS[name]))
+
+
+@cache
+def frame(side: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(side)
+    coarse = torch.randn(1, 3, 8, 8, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
+    return smooth + 0.2 * torch.randn(1, 3, side, side, generator=generator)
+
+
+@cache
+def exact(name: str, side: int) -> torch.Tensor:
+    with torch.inference_mode():
+        embedding: torch.Tensor = FastImageEncoder(network(name), torch.float32)(frame(side))
+    return embedding
+
+
+# 64 x 64 tokens, of which the last windows reach 6 beyond; 5 x 5, within one window; 17 x 17, all but 3 in the first.
+@pytest.mark.parametrize("side", [1024, 80, 272])
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("isa", Isa)
+def test_it_is_the_exact_one_in_bfloat16(isa: Isa, name: str, side: int) -> None:
+    """On whole and small frames the embedding is float32's to 1.5 %, and no single token is far from it."""
+    with torch.inference_mode():
+        found = fused(name, isa)(frame(side))
+    expected = exact(name, side)
+    assert found.shape == expected.shape
+    difference = found - expected
+    assert 0 < difference.norm() <= MAX_RELATIVE_ERROR * expected.norm()
+    by_token = difference.norm(dim=1) / expected.norm(dim=1)
+    assert by_token.max() <= 4 * MAX_RELATIVE_ERROR
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    """However many threads share the work, the embedding is the same."""
+    with torch.inference_mode():
+        one, *others = (fused("tiny", Isa.AVX512, threads)(frame(272)) for threads in (1, 2, 3))
+    assert all(torch.equal(one, other) for other in others)
+
+
+def test_several_pictures_are_embedded_one_by_one() -> None:
+    """A batch gives the embeddings of its pictures."""
+    frames = torch.cat([frame(80), -frame(80)])
+    encoder = fused("tiny", Isa.AVX512)
+    with torch.inference_mode():
+        together, apart = encoder(frames), torch.cat([encoder(frames[:1]), encoder(frames[1:])])
+    # Torch's convolution before it rounds a batch differently.
+    assert (together - apart).norm() <= MAX_RELATIVE_ERROR / 2 * apart.norm()
+
+
+@pytest.mark.parametrize("factor", [0.0, 30.0])
+def test_odd_pictures_stay_finite(factor: float) -> None:
+    """Blank frames and glaring ones give finite embeddings near the exact ones."""
+    with torch.inference_mode():
+        found = fused("tiny", Isa.AVX512)(factor * frame(80))
+        expected = FastImageEncoder(network("tiny"), torch.float32)(factor * frame(80))
+    assert torch.isfinite(found).all()
+    assert (found - expected).norm() <= 2 * MAX_RELATIVE_ERROR * expected.norm()
+
+
+def test_scores_that_grow_are_scaled_anew() -> None:
+    """Scores far beyond what a first look at the keys has shown are weighed as in float32."""
+    weights = seeded_weights(TINY)
+    steep = {name: value * (3 if "attn.qkv.weight" in name else 1) for name, value in weights.items()}
+    vit = loaded(TINY, steep)
+    with torch.inference_mode():
+        found = FusedImageEncoder(vit, compiled(Isa.AVX512), 1)(frame(272))
+        half = FastImageEncoder(vit, torch.bfloat16)(frame(272))
+        expected = FastImageEncoder(vit, torch.float32)(frame(272))
+    # Such weights do not bear bfloat16 well: no worse than torch's.
+    assert (found - expected).norm() <= 1.2 * (half - expected).norm()
+
+
+def test_the_engine_is_chosen() -> None:
+    """auto is fused in bfloat16 where that can run; fused itself insists, and says why it cannot run."""
+    vit = network("tiny")
+    try:
+        SOURCES.load()
+    except LibraryMissing:
+        assert ImageEncoder(vit, device="cpu").engine == "fast"
+        with pytest.raises(ValueError, match="fused engine cannot run"):
+            ImageEncoder(vit, device="cpu", engine="fused")
+    else:
+        assert ImageEncoder(vit, device="cpu").engine == "fused"
+        assert ImageEncoder(vit, device="cpu", engine="fused").dtype is torch.bfloat16
+    assert ImageEncoder(vit, device="cpu", precision="float32").engine == "fast"
+    assert ImageEncoder(vit, device="cpu", engine="plain").engine == "plain"
+    with pytest.raises(ValueError, match="bfloat16"):
+        ImageEncoder(vit, device="cpu", engine="fused", precision="float32")
+    with pytest.raises(ValueError, match="vit_b"):
+        ImageEncoder(build_image_encoder("starter"), device="cpu", engine="fused")
+
+
+def test_widths_it_cannot_compute_are_left_to_others() -> None:
+    """All published models can be computed; a network of other widths is not, and auto runs it with the fast engine."""
+    assert all(can_compute(build_image_encoder(model)) for model in VIT_VARIANTS)
+    narrow = VitVariant(embed_dim=24, depth=1, heads=3, global_attn_indexes=(0,))
+    vit = loaded(narrow, seeded_weights(narrow))
+    assert not can_compute(vit)
+    assert ImageEncoder(vit, device="cpu", precision="bfloat16").engine == "fast"
+    with pytest.raises(ValueError, match="other widths"):
+        ImageEncoder(vit, device="cpu", engine="fused")
