@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import io
 import json
+import logging
 import resource
 import tempfile
 import time
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 from PIL import Image
 
@@ -172,6 +174,8 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure memory instead, in a process of its own")
     arguments = parser.parse_args()
     about = hardware()
+    # The pipeline's lines would stand between the table's.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     if arguments.memory:
         checkpoint = find_checkpoint(ModelSettings(model=arguments.model, checkpoint="random:0"))
         picture = prepare_image(photograph(), ImageLimits()).pixels

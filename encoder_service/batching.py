@@ -2,7 +2,7 @@
 
 One thread owns the device. Whenever it is free it takes what is queued, up to a batch, and never waits for more: a
 timer would delay the first picture and gain nothing that the next batch does not. The queue is bounded in pictures and
-in bytes.
+in bytes. Pictures in bulk wait while there are others, and leave them half of the room.
 
 When a pass fails, a blank picture tells whether the picture or the device is at fault. While the device is, nothing is
 accepted, and the blank picture is tried again from time to time.
@@ -54,10 +54,13 @@ class Embedded:
 
 @dataclass(eq=False)
 class Ticket:
-    """What the owner of a queued picture may look at."""
+    """What the owner of a queued picture may look at, and say."""
 
     started: bool = False
     """Whether the device has taken the picture: from then on giving it up saves nothing."""
+
+    bulk: bool = False
+    """Whether others go first. May be taken back while the picture waits."""
 
 
 @dataclass(eq=False)
@@ -114,13 +117,13 @@ class DeviceQueue:
         """Return the number of pictures that wait."""
         return len(self._entries)
 
-    def check_room(self, further: int) -> None:
+    def check_room(self, further: int, *, bulk: bool = False) -> None:
         """Return if one more picture would find a place after `further` others that are on their way here.
 
         Raises:
             Overloaded: it would not.
         """
-        if len(self._entries) + further >= self._limits.max_images:
+        if len(self._entries) + further >= self._limits.max_images // (2 if bulk else 1):
             raise self._overloaded()
 
     async def embed(
@@ -167,9 +170,10 @@ class DeviceQueue:
                 raise EncoderUnavailable("This encoder is shutting down. Ask another, or try again.")
             if self.failing:
                 raise _device_fails()
+            share = 2 if entry.ticket.bulk else 1
             if (
-                len(self._entries) >= self._limits.max_images
-                or self._queued_bytes + entry.image.nbytes > self._limits.max_bytes
+                len(self._entries) >= max(1, self._limits.max_images // share)
+                or self._queued_bytes + entry.image.nbytes > self._limits.max_bytes // share
             ):
                 raise self._overloaded()
             self._entries.append(entry)
@@ -207,6 +211,8 @@ class DeviceQueue:
             now = time.monotonic()
             # A deadline that has passed is reported by the caller's own timer.
             waiting = [e for e in self._entries if e.deadline is None or e.deadline > now]
+            # Stable: in each of the two groups by arrival. Asked now, since a picture may have become urgent meanwhile.
+            waiting.sort(key=lambda entry: entry.ticket.bulk)
             size = next((s for s in self._batch_sizes if s <= len(waiting)), 0)
             for entry in waiting[:size]:
                 entry.ticket.started = True

@@ -38,12 +38,14 @@ class Order:
         content: the encoded picture; empty if `url` is set.
         url: where to fetch it from; empty if `content` is set.
         features: whether the caller wants the embedding itself and not only what it is.
+        bulk: whether others go first.
     """
 
     image_id: str = ""
     content: bytes = b""
     url: str = ""
     features: bool = False
+    bulk: bool = False
 
 
 @dataclass
@@ -121,7 +123,7 @@ class Embedder:
                 known.times.fetch = times.fetch
                 return known
 
-        found, cache_status = await self._find(tenant, digest, content, times)
+        found, cache_status = await self._find(tenant, digest, content, times, order.bulk)
         size = found.embedding.original_size
         if not rightly_bound:
             await stored.store_alias(image_id, Alias(digest, size, order.url))
@@ -138,10 +140,12 @@ class Embedder:
             times=times,
         )
 
-    async def _find(self, tenant: str, digest: str, content: bytes, times: StageTimes) -> tuple[Found, CacheStatus]:
+    async def _find(
+        self, tenant: str, digest: str, content: bytes, times: StageTimes, bulk: bool
+    ) -> tuple[Found, CacheStatus]:
         """Load or compute an embedding, together with all others who want it now."""
         started = time.monotonic()
-        found, follows = await self._images.find(tenant, digest, content)
+        found, follows = await self._images.find(tenant, digest, content, bulk=bulk)
         if found.computed is None and not found.awaited:
             times.store = found.store_s
             return found, CacheStatus.HIT

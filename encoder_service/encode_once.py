@@ -53,23 +53,34 @@ class EncodeOnce:
         self._recent: OrderedDict[str, Embedding] = OrderedDict()
         self.flights: SingleFlight[str, Found] = SingleFlight()
         """The loads and computations under way, by the key of the embedding."""
+        self._tickets: dict[str, Ticket] = {}
+        """Those of the flights."""
 
-    async def find(self, tenant: str, digest: str, content: bytes) -> tuple[Found, bool]:
+    async def find(self, tenant: str, digest: str, content: bytes, *, bulk: bool = False) -> tuple[Found, bool]:
         """Return the embedding of a picture, and whether another caller's flight brought it.
 
         Args:
             tenant: whose store is looked into.
             digest: the SHA-256 of the picture, in hexadecimal digits.
             content: the encoded picture.
+            bulk: whether others go first. One caller in a hurry is enough for all who want this picture.
 
         Raises:
             ImageError, Overloaded, EncoderUnavailable, InternalError: see `EncodingPipeline.embed`.
         """
         key = self._store.embedding_key(tenant, digest)
         follows = self.flights.waiters(key) > 0
-        return await self.flights.run(key, lambda: self._fly(tenant, digest, content)), follows
+        if not follows:
+            self._tickets[key] = Ticket(bulk=bulk)
+        ticket = self._tickets[key]
+        ticket.bulk &= bulk
+        try:
+            return await self.flights.run(key, lambda: self._fly(tenant, digest, content, ticket)), follows
+        finally:
+            if not self.flights.waiters(key) and self._tickets.get(key) is ticket:
+                del self._tickets[key]
 
-    async def _fly(self, tenant: str, digest: str, content: bytes) -> Found:
+    async def _fly(self, tenant: str, digest: str, content: bytes, ticket: Ticket) -> Found:
         """Fly once for all who want this image now: none of them is the owner of what is loaded or computed here."""
         stored, awaited = CallStore(self._store, tenant), False
         while True:
@@ -82,15 +93,14 @@ class EncodeOnce:
                 if recent is not None:
                     return Found(recent, None, stored=False, store_s=stored.seconds, awaited=awaited)
             if lease is not None or stored.lost:
-                return await self._encode_to_the_end(stored, digest, content, lease, awaited)
+                return await self._encode_to_the_end(stored, digest, content, lease, awaited, ticket)
             await stored.wait_for_lease(self._leases, digest)
             awaited = True
 
     async def _encode_to_the_end(
-        self, stored: CallStore, digest: str, content: bytes, lease: Lease | None, awaited: bool
+        self, stored: CallStore, digest: str, content: bytes, lease: Lease | None, awaited: bool, ticket: Ticket
     ) -> Found:
         """Encode; what the device has begun is finished and stored even if nobody waits for it any more."""
-        ticket = Ticket()
         encoding = asyncio.create_task(self._encode(stored, digest, content, lease, awaited, ticket))
         try:
             return await asyncio.shield(encoding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,8 @@ class EncodingPipeline:
         self._dtype = np.dtype(dtype)
         self._threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._decoding = 0
+        # Pictures in bulk leave a thread to others.
+        self._bulk_threads = asyncio.Semaphore(max(1, decode_threads - 1))
 
     async def embed(self, data: bytes, image_digest: str, ticket: Ticket | None = None) -> Computed:
         """Compute the embedding of an encoded picture.
@@ -68,19 +71,21 @@ class EncodingPipeline:
         Args:
             data: the encoded picture.
             image_digest: its SHA-256 in hexadecimal digits.
-            ticket: says whether the device has started.
+            ticket: says whether the device has started, and whether others go first.
 
         Raises:
             Overloaded: too many pictures wait already; nothing was decoded.
             ImageTooLarge, ImageUndecodable: see `encoder_service.images`.
             EncoderUnavailable, InternalError: see `DeviceQueue.embed`.
         """
-        self._queue.check_room(self._decoding)
+        ticket = ticket or Ticket()
+        self._queue.check_room(self._decoding, bulk=ticket.bulk)
         self._decoding += 1
         submitted = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
-            prepared, started = await loop.run_in_executor(self._threads, self._prepare, data)
+            async with self._bulk_threads if ticket.bulk else nullcontext():
+                prepared, started = await loop.run_in_executor(self._threads, self._prepare, data)
         except ImageError as error:
             log.info("image refused", image_digest=image_digest, reason=error.reason)
             raise

@@ -63,6 +63,7 @@ class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
             content=request.image.content,
             url=request.image.url,
             features=request.view == embedding_pb2.EMBEDDING_VIEW_FULL,
+            bulk=request.priority == encoder_service_pb2.PRIORITY_BULK,
         )
 
     def _render(self, embedded: Embedded) -> encoder_service_pb2.EmbedImageResponse:

@@ -14,6 +14,11 @@ from sam.rpc.caller import AUTHORIZATION_KEY, api_key_of, request_id_or_new, to_
 
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-request-timeout-ms"
+PRIORITY_HEADER = "priority"
+
+_URGENCY = re.compile(r"(?:^|,)\s*u=([0-7])\s*(?:[,;]|$)")
+_URGENCY_OF_MOST = 3
+"""Source: RFC 9218, section 4.1: 0 is the most urgent, 7 is for what goes on in the background."""
 
 # A call must end before its HTTP request does, so that the answer still gets out.
 _MARGIN_S = 0.1
@@ -33,6 +38,7 @@ class Call:
         started: when it arrived, on the clock of `time.monotonic`.
         deadline: when its answer must be out, on the same clock.
         store_lost: whether a service has waited for the store in vain; those asked later are told not to.
+        bulk: whether it is one of many that can wait.
     """
 
     request_id: str
@@ -40,6 +46,7 @@ class Call:
     started: float
     deadline: float
     store_lost: bool = False
+    bulk: bool = False
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -96,7 +103,8 @@ class Reception:
         # Until the last byte of the answer: see `RequestMiddleware`.
         request.state.held.enter_context(self._keys.holding(api_key))
         started: float = request.state.started
-        return Call(request.state.request_id, api_key, started, started + self._timeout_of(request))
+        deadline = started + self._timeout_of(request)
+        return Call(request.state.request_id, api_key, started, deadline, bulk=_can_wait(request))
 
     def _timeout_of(self, request: Request) -> float:
         text = request.headers.get(TIMEOUT_HEADER)
@@ -105,6 +113,12 @@ class Reception:
         if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
             raise RequestInvalid("X-Request-Timeout-Ms is a whole number of milliseconds, 1 or more.")
         return min(self._timeout_s, int(text) / 1000)
+
+
+def _can_wait(request: Request) -> bool:
+    # A header of that kind that cannot be read is as good as none.
+    found = _URGENCY.search(request.headers.get(PRIORITY_HEADER, ""))
+    return found is not None and int(found[1]) > _URGENCY_OF_MOST
 
 
 def request_id_of(request: Request) -> str:

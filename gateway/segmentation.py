@@ -72,7 +72,11 @@ class Segmenter:
             SamovarError: see `EncoderService.EmbedImage`.
         """
         request = encoder_pb.EmbedImageRequest(
-            image_id=image_id, image=picture.to_message(), view=_FULL if features else _BASIC, model=model
+            image_id=image_id,
+            image=picture.to_message(),
+            view=_FULL if features else _BASIC,
+            model=model,
+            priority=encoder_pb.PRIORITY_BULK if call.bulk else encoder_pb.PRIORITY_INTERACTIVE,
         )
         response = await self._encoder.embed_image(request, call)
         outcome = Outcome(response.embedding, response.cache_status, response.image_id_moved)

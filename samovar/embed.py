@@ -77,7 +77,7 @@ class _Run:
             found = await self.client.find(image_id)
             if found is not None and found.digest == source.digest:
                 return STORED, {"image_id": image_id, "image_digest": found.digest}
-        picture = await self.client.embed(source, image_id)
+        picture = await self.client.embed(source, image_id, bulk=True)
         outcome = STORED if picture.cached else EMBEDDED
         return outcome, {"image_id": picture.image_id, "image_digest": picture.digest}
 

@@ -25,7 +25,8 @@ them. This page is written from that document by `make docs`; [clients.md](clien
 
 Headers of every answer are `X-Request-ID` (yours, or a new one) and `Server-Timing` (milliseconds), and where a picture
 is concerned `X-Cache` (`hit`, `miss`, `wait`, `bypass`), `X-Image-Digest` and `X-Model`. `X-Request-Timeout-Ms` of a
-request shortens its deadline. An API key travels as `Authorization: Bearer KEY`, as `?api_key=KEY`, or in the body.
+request shortens its deadline; `Priority: u=4` to `u=7` (RFC 9218) lets embedding wait while others are more urgent. An
+API key travels as `Authorization: Bearer KEY`, as `?api_key=KEY`, or in the body.
 
 ## Errors
 

@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sam.v1 import embedding_pb2 as _embedding_pb2
 from sam.v1 import image_pb2 as _image_pb2
 from sam.v1 import timing_pb2 as _timing_pb2
@@ -19,6 +20,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """As `PRIORITY_INTERACTIVE`."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits for the answer."""
+    PRIORITY_BULK: _Priority.ValueType  # 2
+    """One of many that can wait: it is begun when nothing interactive waits, and
+    refused with `OVERLOADED` while others fill half of the queue. An
+    interactive call for the same image makes it urgent.
+    """
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How urgent a call is."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""As `PRIORITY_INTERACTIVE`."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits for the answer."""
+PRIORITY_BULK: Priority.ValueType  # 2
+"""One of many that can wait: it is begun when nothing interactive waits, and
+refused with `OVERLOADED` while others fill half of the queue. An
+interactive call for the same image makes it urgent.
+"""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 @_typing.final
 class EmbedImageRequest(_message.Message):
     """The request of `EmbedImage`."""
@@ -29,6 +60,7 @@ class EmbedImageRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
     """The name to bind to the image: at most 256 characters. If empty, the
     image's SHA-256 becomes its name.
@@ -39,6 +71,8 @@ class EmbedImageRequest(_message.Message):
     """The model that the caller expects. If empty, whichever is served; if
     another than the one served, the call fails with `MODEL_NOT_SERVED`.
     """
+    priority: Global___Priority.ValueType
+    """How urgent the call is. If unspecified, somebody waits for it."""
     @_builtins.property
     def image(self) -> _image_pb2.Image:
         """The image to embed. Required."""
@@ -50,10 +84,11 @@ class EmbedImageRequest(_message.Message):
         image: _image_pb2.Image | None = ...,
         view: _embedding_pb2.EmbeddingView.ValueType = ...,
         model: _builtins.str = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "image_id", b"image_id", "model", b"model", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "image_id", b"image_id", "model", b"model", "priority", b"priority", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,9 +74,16 @@ class SamGrpcClient:
             "decoder": decoder_service_pb2_grpc.DecoderServiceStub(self._channels[1]),
         }
 
-    def embed(self, picture: PictureLike, image_id: str | None = None, *, timeout_s: float | None = None) -> Picture:
+    def embed(
+        self,
+        picture: PictureLike,
+        image_id: str | None = None,
+        *,
+        bulk: bool = False,
+        timeout_s: float | None = None,
+    ) -> Picture:
         """Have a picture embedded; see `SamClient.embed`."""
-        return self._run(self._core.embed(picture, image_id, timeout_s))
+        return self._run(self._core.embed(picture, image_id, bulk, timeout_s))
 
     def segment(
         self,
@@ -176,10 +183,15 @@ class AsyncSamGrpcClient:
         }
 
     async def embed(
-        self, picture: PictureLike, image_id: str | None = None, *, timeout_s: float | None = None
+        self,
+        picture: PictureLike,
+        image_id: str | None = None,
+        *,
+        bulk: bool = False,
+        timeout_s: float | None = None,
     ) -> Picture:
         """See `SamGrpcClient.embed`."""
-        return await self._run(self._core.embed(picture, image_id, timeout_s))
+        return await self._run(self._core.embed(picture, image_id, bulk, timeout_s))
 
     async def segment(
         self,

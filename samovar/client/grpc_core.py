@@ -58,10 +58,10 @@ class GrpcCore:
         self._api_key = api_key or ""
         self._patience = patience
 
-    def embed(self, picture: PictureLike, image_id: str | None, timeout_s: float | None) -> Steps[Picture]:
+    def embed(self, picture: PictureLike, image_id: str | None, bulk: bool, timeout_s: float | None) -> Steps[Picture]:
         """See `SamGrpcClient.embed`."""
         source = Source.of(picture)
-        answer = yield from self._embed(source, image_id, _new_id(), self._patience.deadline(timeout_s))
+        answer = yield from self._embed(source, image_id, _new_id(), self._patience.deadline(timeout_s), bulk=bulk)
         return _picture(answer.embedding, answer.cache_status, source)
 
     def segment(
@@ -146,10 +146,11 @@ class GrpcCore:
         return model
 
     def _embed(
-        self, source: Source, image_id: str | None, request_id: str, deadline: Deadline
+        self, source: Source, image_id: str | None, request_id: str, deadline: Deadline, *, bulk: bool = False
     ) -> Steps[encoder_pb.EmbedImageResponse]:
         image = image_pb2.Image(url=source.url) if source.url else image_pb2.Image(content=source.content)
-        request = encoder_pb.EmbedImageRequest(image_id=image_id or "", image=image)
+        priority = encoder_pb.PRIORITY_BULK if bulk else encoder_pb.PRIORITY_INTERACTIVE
+        request = encoder_pb.EmbedImageRequest(image_id=image_id or "", image=image, priority=priority)
         answer: encoder_pb.EmbedImageResponse
         answer = yield from self._ask("encoder", "EmbedImage", request, request_id, deadline)
         return answer

@@ -67,20 +67,28 @@ class SamClient:
         self._http = http or httpx2.Client(verify=verification(tls, url))
         self._owns_http = http is None
 
-    def embed(self, picture: PictureLike, image_id: str | None = None, *, timeout_s: float | None = None) -> Picture:
+    def embed(
+        self,
+        picture: PictureLike,
+        image_id: str | None = None,
+        *,
+        bulk: bool = False,
+        timeout_s: float | None = None,
+    ) -> Picture:
         """Have a picture embedded, which is the expensive part, and kept to be segmented.
 
         Args:
             picture: a path, an https URL, the bytes of a file (JPEG, PNG, WebP), or RGB pixels (uint8, height x width
                 x 3).
             image_id: a name of your own for it, at most 256 characters; left out: the SHA-256 of its file.
+            bulk: whether it is one of many that can wait while people click on others.
             timeout_s: how long this may take.
 
         Raises:
             OSError: there is no such file.
             ImageError: it is no picture, or too large, or its URL cannot be used.
         """
-        return self._run(self._core.embed(picture, image_id, timeout_s))
+        return self._run(self._core.embed(picture, image_id, bulk, timeout_s))
 
     def segment(
         self,

@@ -44,10 +44,15 @@ class AsyncSamClient:
         self._owns_http = http is None
 
     async def embed(
-        self, picture: PictureLike, image_id: str | None = None, *, timeout_s: float | None = None
+        self,
+        picture: PictureLike,
+        image_id: str | None = None,
+        *,
+        bulk: bool = False,
+        timeout_s: float | None = None,
     ) -> Picture:
         """See `SamClient.embed`."""
-        return await self._run(self._core.embed(picture, image_id, timeout_s))
+        return await self._run(self._core.embed(picture, image_id, bulk, timeout_s))
 
     async def segment(
         self,

@@ -6,8 +6,9 @@ import base64
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -36,6 +37,13 @@ class HttpRequest:
     timeout_s: float
 
 
+_IN_BACKGROUND = {"Priority": "u=7"}
+"""Source: RFC 9218, section 4.1."""
+
+_NO_MORE: Mapping[str, str] = {}
+"""Headers beside those of every call."""
+
+
 class HttpCore:
     """The calls. See `SamClient` for what they do."""
 
@@ -44,11 +52,12 @@ class HttpCore:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._patience = patience
 
-    def embed(self, picture: PictureLike, image_id: str | None, timeout_s: float | None) -> Steps[Picture]:
+    def embed(self, picture: PictureLike, image_id: str | None, bulk: bool, timeout_s: float | None) -> Steps[Picture]:
         """See `SamClient.embed`."""
         source = Source.of(picture)
         body = {"image": _image(source), "image_id": image_id, "format": "none"}
-        answer = yield from self._post("/sam/embed_image", body, self._patience.deadline(timeout_s))
+        deadline = self._patience.deadline(timeout_s)
+        answer = yield from self._post("/sam/embed_image", body, deadline, _IN_BACKGROUND if bulk else _NO_MORE)
         return picture_of(json_of(answer), source)
 
     def segment(
@@ -159,17 +168,24 @@ class HttpCore:
             return segmentation_of(answer, Picture(image_id or digest, digest, Size(0, 0), model, cached, source))
         return segmentation_of(answer, picture_of(json_of(answer), source))
 
-    def _post(self, path: str, body: dict[str, Any], deadline: Deadline) -> Steps[HttpAnswer]:
+    def _post(
+        self, path: str, body: dict[str, Any], deadline: Deadline, headers: Mapping[str, str] = _NO_MORE
+    ) -> Steps[HttpAnswer]:
         given = {name: value for name, value in body.items() if value is not None}
-        return (yield from self._ask("POST", path, json.dumps(given).encode(), deadline))
+        return (yield from self._ask("POST", path, json.dumps(given).encode(), deadline, headers))
 
-    def _ask(self, method: str, path: str, content: bytes, deadline: Deadline) -> Steps[HttpAnswer]:
-        return (yield from self._patience.retried(lambda: self._attempt(method, path, content, deadline), deadline))
+    def _ask(
+        self, method: str, path: str, content: bytes, deadline: Deadline, headers: Mapping[str, str] = _NO_MORE
+    ) -> Steps[HttpAnswer]:
+        attempt = partial(self._attempt, method, path, content, deadline, headers)
+        return (yield from self._patience.retried(attempt, deadline))
 
-    def _attempt(self, method: str, path: str, content: bytes, deadline: Deadline) -> Steps[HttpAnswer]:
+    def _attempt(
+        self, method: str, path: str, content: bytes, deadline: Deadline, more: Mapping[str, str]
+    ) -> Steps[HttpAnswer]:
         left_s = deadline.left_s
         # The server gives up when nobody waits any more.
-        headers = {**self._headers, "X-Request-Timeout-Ms": str(max(1, math.ceil(min(left_s, 999_999) * 1000)))}
+        headers = {**self._headers, **more, "X-Request-Timeout-Ms": str(max(1, math.ceil(min(left_s, 999_999) * 1000)))}
         if content:
             headers["Content-Type"] = "application/json"
         answer: HttpAnswer = yield HttpRequest(method, path, headers, content, left_s)

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from sam.compiled.library import Library
 from decoder_service.mask_encoding import encode_png, encode_rle, pack_region, run_lengths
 from decoder_service.masks import BinaryMask, BoolArray, tight_mask
+from sam.compiled.library import Library
 from sam.geometry import Size
 from tests.decoder_service.libraries import CODES, library_of
 

@@ -82,15 +82,20 @@ class LostBackend:
 class StubDevice:
     """An image encoder whose embedding repeats the mean of its picture; held back until it is released."""
 
-    pictures_seen: int = 0
+    values: list[int] = field(default_factory=list)
     busy: threading.Event = field(default_factory=threading.Event)
     free: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        self.pictures_seen += len(images)
+        self.values += [round(float(image.mean())) for image in images]
         self.busy.set()
         assert self.free.wait(PATIENCE_S)
         return np.stack([np.full((256, 64, 64), image.mean(), np.float32) for image in images])
+
+    @property
+    def pictures_seen(self) -> int:
+        """How many pictures it was given."""
+        return len(self.values)
 
     async def wait_until_busy(self) -> None:
         assert await asyncio.to_thread(self.busy.wait, PATIENCE_S)
@@ -103,6 +108,7 @@ class Encoder:
     stub: encoder_service_pb2_grpc.EncoderServiceAsyncStub
     images: EncodeOnce
     device: StubDevice
+    queue: DeviceQueue
     backend: Backend
     store: EmbeddingStore
 
@@ -115,13 +121,17 @@ class Encoder:
         view: embedding_pb2.EmbeddingView.ValueType = embedding_pb2.EMBEDDING_VIEW_BASIC,
         model: str = "",
         api_key: str = "",
+        bulk: bool = False,
         timeout: float = PATIENCE_S,  # noqa: ASYNC109 - gRPC's own
     ) -> Response:
         """Call EmbedImage; a failure is raised as the error that the service raised."""
         image = image_pb2.Image(content=content) if content is not None else image_pb2.Image()
         if url is not None:
             image.url = url
-        request = encoder_service_pb2.EmbedImageRequest(image_id=image_id, image=image, view=view, model=model)
+        priority = encoder_service_pb2.PRIORITY_BULK if bulk else encoder_service_pb2.PRIORITY_UNSPECIFIED
+        request = encoder_service_pb2.EmbedImageRequest(
+            image_id=image_id, image=image, view=view, model=model, priority=priority
+        )
         try:
             return await self.stub.EmbedImage(request, timeout=timeout, metadata=to_metadata(api_key, "test"))
         except grpc.aio.AioRpcError as error:
@@ -163,7 +173,7 @@ async def running_encoder(
     options = [("grpc.max_receive_message_length", 2**24), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         try:
-            yield Encoder(encoder_service_pb2_grpc.EncoderServiceStub(channel), images, device, backend, store)
+            yield Encoder(encoder_service_pb2_grpc.EncoderServiceStub(channel), images, device, queue, backend, store)
         finally:
             device.free.set()
             await server.stop()

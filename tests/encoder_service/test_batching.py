@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoder_service.batching import DeviceQueue
+from encoder_service.batching import DeviceQueue, Ticket
 from encoder_service.limits import QueueLimits
 from sam.errors import DeadlineExceeded, EncoderUnavailable, InternalError, Overloaded
 
@@ -99,6 +99,51 @@ def test_what_waits_together_runs_together_in_fixed_sizes() -> None:
     device = _Device(held=True)
     _run(scenario, device)
     assert device.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
+
+
+def test_pictures_in_bulk_wait_for_others() -> None:
+    """What is urgent runs first, each kind in order of arrival, and a picture that becomes urgent goes along."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        first = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        tickets = [Ticket(bulk=value < 4) for value in range(1, 7)]
+        others = [
+            asyncio.create_task(queue.embed(_image(value), ticket=ticket)) for value, ticket in enumerate(tickets, 1)
+        ]
+        await _queued(queue, 6)
+        tickets[1].bulk = False
+        device.free.set()
+        await asyncio.gather(first, *others)
+
+    device = _Device(held=True)
+    _run(scenario, device, batch_sizes=(1,))
+    assert [value for batch in device.batches for value in batch] == [0, 2, 4, 5, 6, 1, 3]
+
+
+def test_pictures_in_bulk_leave_room_for_others() -> None:
+    """Of four places bulk gets two; the others are for whom somebody waits."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        running = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        bulk = [asyncio.create_task(queue.embed(_image(1), ticket=Ticket(bulk=True))) for _ in range(2)]
+        await _queued(queue, 2)
+        with pytest.raises(Overloaded):
+            await queue.embed(_image(1), ticket=Ticket(bulk=True))
+        with pytest.raises(Overloaded):
+            queue.check_room(0, bulk=True)
+        queue.check_room(1)
+        urgent = [asyncio.create_task(queue.embed(_image(2))) for _ in range(2)]
+        await _queued(queue, 4)
+        with pytest.raises(Overloaded):
+            await queue.embed(_image(2))
+        device.free.set()
+        await asyncio.gather(running, *bulk, *urgent)
+
+    device = _Device(held=True)
+    _run(scenario, device, QueueLimits(max_images=4), batch_sizes=(1,))
+    assert device.batches == [[0], [2], [2], [1], [1]]
 
 
 def test_a_full_queue_refuses_by_count() -> None:

@@ -12,6 +12,7 @@ from tests.encoder_service.running import (
     FULL,
     HIT,
     MISS,
+    PATIENCE_S,
     WAIT,
     digest_of,
     features_of,
@@ -19,6 +20,7 @@ from tests.encoder_service.running import (
     run,
     running_encoder,
 )
+from tests.faults.load import comes_true
 
 
 def test_a_stampede_embeds_once() -> None:
@@ -59,6 +61,29 @@ def test_a_stampede_survives_its_first_caller() -> None:
             response = await follower
             assert response.embedding.image_digest == digest_of(content)
             assert encoder.device.pictures_seen == 1
+
+    run(scenario())
+
+
+def test_bulk_yields_to_whoever_waits() -> None:
+    """Behind a busy device an interactive call overtakes those in bulk, and makes its own picture urgent."""
+
+    async def scenario() -> None:
+        async with running_encoder(held=True) as encoder:
+            first = asyncio.create_task(encoder.embed(plain_picture(1)))
+            await encoder.device.wait_until_busy()
+            bulk = []
+            for value in (2, 3, 4):
+                bulk.append(asyncio.create_task(encoder.embed(plain_picture(value), bulk=True)))
+                assert await comes_true(lambda: len(encoder.queue) == len(bulk), within_s=PATIENCE_S)
+            joined = asyncio.create_task(encoder.embed(plain_picture(4), image_id="mine"))
+            key = encoder.store.embedding_key("anonymous", digest_of(plain_picture(4)))
+            assert await comes_true(lambda: encoder.images.flights.waiters(key) == 2, within_s=PATIENCE_S)
+            urgent = asyncio.create_task(encoder.embed(plain_picture(5)))
+            assert await comes_true(lambda: len(encoder.queue) == 4, within_s=PATIENCE_S)
+            encoder.device.free.set()
+            await asyncio.gather(first, *bulk, joined, urgent)
+            assert encoder.device.values == [1, 4, 5, 2, 3]
 
     run(scenario())
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
+from sam.v1.encoder_service_pb2 import PRIORITY_BULK, PRIORITY_INTERACTIVE
 
 from tests.gateway.stack import PATIENCE_S, Stack, as_image, picture, running_stack
 
@@ -172,6 +173,26 @@ def test_the_deadline_travels_to_the_services(stack: Stack) -> None:
     assert all(5.0 < seconds < 8.0 for seconds in stack.decoder.timeouts + stack.encoder.timeouts)
     assert stack.http.post(SEGMENT, json=body, headers={"X-Request-Timeout-Ms": "999999999"}).status_code == 200
     assert stack.decoder.timeouts[-1] < 120.0
+
+
+@pytest.mark.parametrize(
+    ("header", "bulk"),
+    [
+        ("u=7", True),
+        ("i, u=4", True),
+        ("u=5, i", True),
+        ("u=3", False),
+        ("u=0;x=1", False),
+        ("", False),
+        ("u=8", False),
+        ("mu=7", False),
+    ],
+)
+def test_the_priority_travels_to_the_encoder(stack: Stack, header: str, bulk: bool) -> None:
+    """A request less urgent than most by RFC 9218 is embedded in bulk; a header that cannot be read changes nothing."""
+    body = {"image": as_image(picture()), "format": "none"}
+    assert stack.http.post("/sam/embed_image", json=body, headers={"Priority": header}).status_code == 200
+    assert stack.encoder.calls[-1].priority == (PRIORITY_BULK if bulk else PRIORITY_INTERACTIVE)
 
 
 def test_a_passed_deadline_is_told_in_time(stack: Stack) -> None:
