@@ -12,6 +12,7 @@ from sam.errors import StartupError
 from sam.exposure import warn_if_open
 from sam.lifecycle import run_until_signalled
 from sam.logs import configure_logs
+from sam.metrics_listener import metrics_served
 
 
 def run(settings: DecoderSettings) -> None:
@@ -35,7 +36,10 @@ async def _serving(settings: DecoderSettings) -> AsyncIterator[None]:
         # Seconds of importing torch, for nothing if the store is not there.
         from decoder_service.service import decoder_running
 
-        async with decoder_running(settings, settings, settings.port, backend):
+        async with (
+            metrics_served(settings.host, settings.metrics_port),
+            decoder_running(settings, settings, settings.port, backend),
+        ):
             yield
     finally:
         await backend.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from concurrent.futures import Future
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from decoder_service.metrics import BUSY_SECONDS, QUEUE_SECONDS, QUEUED_TURNS, WORKERS
 from decoder_service.team import solo_executor
 from sam.errors import DeadlineExceeded
 
@@ -33,6 +35,7 @@ class DecodePool:
 
     def __init__(self, workers: int) -> None:
         self._executor = solo_executor(workers, "decode")
+        WORKERS.set(workers)
 
     async def run(self, work: Callable[[], _Result], deadline: float | None = None) -> Done[_Result]:
         """Run `work` in a thread. If the caller is cancelled before its turn, it is not started.
@@ -48,12 +51,26 @@ class DecodePool:
 
         def in_turn() -> Done[_Result]:
             started = time.monotonic()
+            QUEUED_TURNS.dec()
             if deadline is not None and started >= deadline:
                 raise DeadlineExceeded("The call's deadline passed before its turn came. Allow it more time.")
-            return Done(work(), started - asked)
+            QUEUE_SECONDS.observe(started - asked)
+            try:
+                return Done(work(), started - asked)
+            finally:
+                BUSY_SECONDS.inc(time.monotonic() - started)
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, in_turn)
+        QUEUED_TURNS.inc()
+        turn = self._executor.submit(in_turn)
+        turn.add_done_callback(_leave_queue)
+        return await asyncio.wrap_future(turn)
 
     def close(self) -> None:
         """Finish what has started, drop the rest."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_queue(turn: Future[Any]) -> None:
+    """Count what was given up before its turn."""
+    if turn.cancelled():
+        QUEUED_TURNS.dec()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from decoder_service.engine import PreparedEmbedding
+from decoder_service.metrics import CACHE_BYTES, CACHE_EVICTIONS, CACHE_IMAGES, CACHE_LIMIT_BYTES
 from sam.geometry import Size
 
 
@@ -39,6 +40,7 @@ class EmbeddingCache:
         self._images: OrderedDict[str, CachedImage] = OrderedDict()
         self._loading: dict[str, asyncio.Task[CachedImage | None]] = {}
         self._bytes = 0
+        CACHE_LIMIT_BYTES.set(max_bytes)
 
     @property
     def bytes_used(self) -> int:
@@ -51,6 +53,10 @@ class EmbeddingCache:
         if image is not None:
             self._images.move_to_end(key)
         return image
+
+    def is_loading(self, key: str) -> bool:
+        """Tell whether an image is being loaded."""
+        return key in self._loading
 
     async def load(self, key: str, load: Callable[[], Awaitable[CachedImage | None]]) -> CachedImage | None:
         """Return an image that is not here by loading it, once for all who ask meanwhile.
@@ -72,6 +78,7 @@ class EmbeddingCache:
         image = self._images.pop(key, None)
         if image is not None:
             self._bytes -= image.prepared.nbytes
+            self._tell_size()
 
     async def _load(self, key: str, load: Callable[[], Awaitable[CachedImage | None]]) -> CachedImage | None:
         image = await load()
@@ -91,5 +98,11 @@ class EmbeddingCache:
             return
         while self._bytes + image.prepared.nbytes > self._max_bytes:
             self.drop(next(iter(self._images)))
+            CACHE_EVICTIONS.inc()
         self._images[key] = image
         self._bytes += image.prepared.nbytes
+        self._tell_size()
+
+    def _tell_size(self) -> None:
+        CACHE_BYTES.set(self._bytes)
+        CACHE_IMAGES.set(len(self._images))

@@ -6,11 +6,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 
 from decoder_service.decode_pool import DecodePool
 from decoder_service.embedding_cache import CachedImage, EmbeddingCache
 from decoder_service.engine import PreparedEmbedding
+from decoder_service.metrics import IMAGES, PREPARE_SECONDS
 from decoder_service.model import MaskPredictor
 from decoder_service.requests import InlineEmbedding, StoredImage
 from sam.embedding import Alias
@@ -79,7 +82,8 @@ class ImageLookup:
             StoreUnavailable: the store is needed and cannot be reached.
         """
         if isinstance(source, InlineEmbedding):
-            prepared = await self._pool.run(lambda: self._predictor.prepare(source.features))
+            IMAGES.labels("inline").inc()
+            prepared = await self._pool.run(lambda: self._prepare(source.features))
             return FoundImage(source.image_id, source.image_digest, source.original_size, prepared.result, stored=False)
         started = time.monotonic()
         if source.image_digest:
@@ -134,7 +138,11 @@ class ImageLookup:
         key = self._store.embedding_key(tenant, image_digest)
         image = self._cache.get(key)
         if image is None:
-            return await self._cache.load(key, lambda: self._load(tenant, image_digest))
+            tier = "shared" if self._cache.is_loading(key) else "store"
+            image = await self._cache.load(key, lambda: self._load(tenant, image_digest))
+            IMAGES.labels("absent" if image is None else tier).inc()
+            return image
+        IMAGES.labels("memory").inc()
         await self._extend(image, tenant, image_digest)
         return image
 
@@ -142,8 +150,14 @@ class ImageLookup:
         embedding = await self._store.load_embedding(tenant, image_digest)
         if embedding is None:
             return None
-        prepared = await self._pool.run(lambda: self._predictor.prepare(embedding.features))
+        prepared = await self._pool.run(lambda: self._prepare(embedding.features))
         return CachedImage(prepared.result, embedding.original_size)
+
+    def _prepare(self, features: npt.NDArray[np.floating]) -> PreparedEmbedding:
+        started = time.monotonic()
+        prepared = self._predictor.prepare(features)
+        PREPARE_SECONDS.observe(time.monotonic() - started)
+        return prepared
 
     async def _extend(self, image: CachedImage, tenant: str, image_digest: str) -> None:
         """Keep what is used here from expiring in the store, which does not see that it is used."""

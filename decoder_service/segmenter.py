@@ -11,6 +11,7 @@ from typing import NamedTuple
 from decoder_service.answers import MaskForm, to_mask
 from decoder_service.decode_pool import DecodePool
 from decoder_service.image_lookup import FoundImage
+from decoder_service.metrics import BATCH_PROMPTS, DECODE_SECONDS, RENDER_SECONDS
 from decoder_service.model import MaskPrediction, MaskPredictor
 from decoder_service.prompts import Prompt
 from sam.errors import RequestTooLarge
@@ -135,7 +136,11 @@ class Segmenter:
                     f"The answer would be larger than {self._max_response_bytes} bytes. Send fewer prompts, or ask for "
                     "RLE and no low-resolution masks."
                 )
-        return _Turn(results, size, predicted - started, time.monotonic() - predicted)
+        decode_s, render_s = predicted - started, time.monotonic() - predicted
+        BATCH_PROMPTS.observe(len(prompts))
+        DECODE_SECONDS.observe(decode_s)
+        RENDER_SECONDS.observe(render_s)
+        return _Turn(results, size, decode_s, render_s)
 
 
 class _Turn(NamedTuple):

@@ -25,10 +25,11 @@ from sam.auth import KeyRing
 from sam.checkpoints import Checkpoint, StubCheckpoint, find_checkpoint
 from sam.cpu import available_cores
 from sam.embedding import ModelIdentity
-from sam.embedding_store import Backend, EmbeddingStore
+from sam.embedding_store import Backend, CountedBackend, EmbeddingStore
 from sam.geometry import EMBEDDING_SHAPE, Size
 from sam.key_limits import CALLS_PER_REQUEST
 from sam.lifecycle import closing
+from sam.metrics import MODEL_INFO
 from sam.modeling import build_mask_decoder, build_prompt_encoder
 from sam.rpc.server import RpcServer
 from sam.settings import RpcServerSettings
@@ -104,7 +105,7 @@ async def servicer_running(
 ) -> AsyncIterator[int]:
     """Serve with a predictor that is ready; see `decoder_running`."""
     store = EmbeddingStore(
-        store_backend, model, ttl_s=options.embedding_ttl_s, share_embeddings=options.share_embeddings
+        CountedBackend(store_backend), model, ttl_s=options.embedding_ttl_s, share_embeddings=options.share_embeddings
     )
     servicer = DecoderServicer(
         model,
@@ -121,6 +122,7 @@ async def servicer_running(
         server, SERVICE_NAME, lambda grpc_server: add_DecoderServiceServicer_to_server(servicer, grpc_server), keys
     )
     bound = await rpc.start(server.host, port)
+    MODEL_INFO.labels("decoder", model.name, model.fingerprint, model.origin.value, predictor.precision).set(1)
     async with closing(rpc.drain):
         yield bound
 

@@ -36,6 +36,8 @@ log = structlog.get_logger("decoder_service")
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
+_WHERE = "This decoder replica"
+
 _PARSED_ON_THE_LOOP = 16 * 2**10
 """The bytes of a request that is parsed where it arrives; larger ones carry arrays or thousands of points."""
 
@@ -75,10 +77,10 @@ class DecoderServicer(DecoderServiceServicer):
         self._everything = everything
         self._max_response_bytes = max_response_bytes
         self._limits = limits
-        self._places = Places(max_concurrent, "This decoder replica")
-        self._everything_places = Places(max_everything, "This decoder replica")
+        self._places = Places(max_concurrent, _WHERE, "decoder_segment")
+        self._everything_places = Places(max_everything, _WHERE, "decoder_everything")
         # Of their own: reading embeddings, which computes nothing, must not keep clicks out, nor they it.
-        self._reading_places = Places(max_concurrent, "This decoder replica")
+        self._reading_places = Places(max_concurrent, _WHERE, "decoder_reading")
 
     async def SegmentImage(self, request: pb.SegmentImageRequest, context: _Context) -> pb.SegmentImageResponse:
         """Predict the masks of what each prompt points at."""

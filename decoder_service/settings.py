@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from decoder_service.requests import RequestLimits
-from sam.settings import AuthSettings, ModelSettings, RpcServerSettings, StoreSettings
+from sam.settings import AuthSettings, MetricsSettings, ModelSettings, RpcServerSettings, StoreSettings
 
 
 class DecoderOptions(ModelSettings, StoreSettings, AuthSettings):
@@ -66,7 +66,7 @@ class DecoderOptions(ModelSettings, StoreSettings, AuthSettings):
         )
 
 
-class DecoderSettings(DecoderOptions, RpcServerSettings):
+class DecoderSettings(DecoderOptions, RpcServerSettings, MetricsSettings):
     """The settings of `python -m decoder_service`."""
 
     port: int = Field(50052, ge=0, le=65535, description="The port to listen on; 0 lets the system choose.")

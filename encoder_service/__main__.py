@@ -12,6 +12,7 @@ from sam.errors import StartupError
 from sam.exposure import warn_if_open
 from sam.lifecycle import let_waiting_threads_sleep, run_until_signalled
 from sam.logs import configure_logs
+from sam.metrics_listener import metrics_served
 
 DESCRIPTION = "Serve the image encoder over gRPC: pictures in, image embeddings into the store."
 
@@ -38,7 +39,10 @@ async def _running(settings: EncoderSettings) -> AsyncIterator[None]:
         # Seconds of importing torch, for nothing if the store is not there.
         from encoder_service.service import encoder_running
 
-        async with encoder_running(settings, settings, settings.port, backend):
+        async with (
+            metrics_served(settings.host, settings.metrics_port),
+            encoder_running(settings, settings, settings.port, backend),
+        ):
             yield
     finally:
         await backend.close()

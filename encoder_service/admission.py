@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sam.errors import Overloaded
+from sam.metrics import PLACES, PLACES_TAKEN, REFUSALS
+
+_CALLS, _BYTES = "encoder_calls", "encoder_call_bytes"
 
 
 class Admission:
@@ -16,6 +19,9 @@ class Admission:
         self._max_bytes = max_bytes
         self._calls = 0
         self._bytes = 0
+        for bound, number in ((_CALLS, max_calls), (_BYTES, max_bytes)):
+            PLACES.labels(bound).set(number)
+            REFUSALS.labels(bound)
 
     @contextmanager
     def admit(self, size: int) -> Iterator[None]:
@@ -24,12 +30,18 @@ class Admission:
         Raises:
             Overloaded: there is none.
         """
-        if self._calls >= self._max_calls or (self._calls and self._bytes + size > self._max_bytes):
+        full = self._calls >= self._max_calls
+        if full or (self._calls and self._bytes + size > self._max_bytes):
+            REFUSALS.labels(_CALLS if full else _BYTES).inc()
             raise Overloaded("The encoder is working on as many calls as it may. Try again later.")
-        self._calls += 1
-        self._bytes += size
+        self._count(1, size)
         try:
             yield
         finally:
-            self._calls -= 1
-            self._bytes -= size
+            self._count(-1, -size)
+
+    def _count(self, calls: int, size: int) -> None:
+        self._calls += calls
+        self._bytes += size
+        PLACES_TAKEN.labels(_CALLS).set(self._calls)
+        PLACES_TAKEN.labels(_BYTES).set(self._bytes)

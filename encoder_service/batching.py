@@ -21,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from encoder_service import metrics
 from encoder_service.limits import QueueLimits
 from sam.errors import DeadlineExceeded, EncoderUnavailable, InternalError, Overloaded, SamovarError
 from sam.geometry import INPUT_SIDE
+from sam.metrics import REFUSALS
 
 log = structlog.get_logger("encoder_service.batching")
 
@@ -100,6 +102,7 @@ class DeviceQueue:
         self._embed = embed
         self._batch_sizes = sorted(batch_sizes, reverse=True)
         self._limits = limits
+        self._refusals = REFUSALS.labels("encoder_queue")
         self._changed = threading.Condition()
         self._entries: deque[_Entry] = deque()
         self._queued_bytes = 0
@@ -178,9 +181,15 @@ class DeviceQueue:
                 raise self._overloaded()
             self._entries.append(entry)
             self._queued_bytes += entry.image.nbytes
+            self._tell_length()
             self._changed.notify()
 
+    def _tell_length(self) -> None:
+        metrics.QUEUED_IMAGES.set(len(self._entries))
+        metrics.QUEUED_BYTES.set(self._queued_bytes)
+
     def _overloaded(self) -> Overloaded:
+        self._refusals.inc()
         return Overloaded(
             "Too many images wait for the image encoder. Try again later.",
             retry_after_s=max(1.0, len(self._entries) * self._seconds_per_image),
@@ -192,6 +201,7 @@ class DeviceQueue:
             if entry in self._entries:
                 self._entries.remove(entry)
                 self._queued_bytes -= entry.image.nbytes
+                self._tell_length()
 
     def _serve(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -218,13 +228,15 @@ class DeviceQueue:
                 entry.ticket.started = True
             self._entries = deque(waiting[size:])
             self._queued_bytes = sum(entry.image.nbytes for entry in self._entries)
+            self._tell_length()
             return waiting[:size]
 
     def _run(self, batch: list[_Entry]) -> None:
         started = time.monotonic()
         try:
-            embeddings = self._embed([entry.image for entry in batch])
+            embeddings = self._computed([entry.image for entry in batch])
         except Exception:
+            metrics.FAILED_PASSES.inc()
             if len(batch) > 1:
                 # One picture must not fail its neighbours: each gets a pass of its own.
                 log.exception("a batch failed; its pictures are tried one by one", size=len(batch))
@@ -238,15 +250,26 @@ class DeviceQueue:
             self._probe()
             return
         seconds = time.monotonic() - started
+        metrics.ENCODE_SECONDS.observe(seconds)
+        metrics.BATCH_IMAGES.observe(len(batch))
         newest = seconds / len(batch)
         self._seconds_per_image += _NEWEST * (newest - self._seconds_per_image)
         for index, entry in enumerate(batch):
-            _settle(entry, Embedded(embeddings[index : index + 1], started - entry.queued_at, seconds))
+            queue_s = started - entry.queued_at
+            metrics.QUEUE_SECONDS.observe(queue_s)
+            _settle(entry, Embedded(embeddings[index : index + 1], queue_s, seconds))
+
+    def _computed(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        started = time.monotonic()
+        try:
+            return self._embed(images)
+        finally:
+            metrics.DEVICE_BUSY_SECONDS.inc(time.monotonic() - started)
 
     def _probe(self) -> None:
         """Find out whether the device works; if it does not, let go of all who wait for it."""
         try:
-            self._embed([self._blank])
+            self._computed([self._blank])
             failing = False
         except Exception:
             log.exception("the image encoder fails on a blank picture, too")
@@ -258,6 +281,8 @@ class DeviceQueue:
             if failing:
                 self._entries.clear()
                 self._queued_bytes = 0
+                self._tell_length()
+            metrics.DEVICE_FAILING.set(failing)
         for entry in abandoned:
             _settle(entry, _device_fails())
         if changed and self._on_failing is not None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from encoder_service.call_store import CallStore
 from encoder_service.encode_once import EncodeOnce, Found
 from encoder_service.fetch import ImageFetcher
+from encoder_service.metrics import EMBEDDINGS
 from encoder_service.single_flight import SingleFlight
 from sam.embedding import Alias
 from sam.embedding_store import EmbeddingStore
@@ -146,6 +147,7 @@ class Embedder:
         """Load or compute an embedding, together with all others who want it now."""
         started = time.monotonic()
         found, follows = await self._images.find(tenant, digest, content, bulk=bulk)
+        EMBEDDINGS.labels(_source_of(found, follows)).inc()
         if found.computed is None and not found.awaited:
             times.store = found.store_s
             return found, CacheStatus.HIT
@@ -166,8 +168,18 @@ async def _recall(stored: CallStore, image_id: str, bound: Alias, order: Order) 
         features = embedding.features
     elif not await stored.extend_embedding(bound.image_digest):
         return None
+    EMBEDDINGS.labels("store").inc()
     times = StageTimes(store=stored.seconds)
     return Embedded(image_id, bound.image_digest, bound.original_size, features, CacheStatus.HIT, times=times)
+
+
+def _source_of(found: Found, follows: bool) -> str:
+    """Return where an embedding came from, in the word of the metric."""
+    if found.computed is not None:
+        return "follower" if follows else "leader"
+    if found.awaited:
+        return "other_replica"
+    return "store" if found.stored else "recent"
 
 
 def _sha256(content: bytes) -> str:

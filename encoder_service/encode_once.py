@@ -12,6 +12,7 @@ import structlog
 from encoder_service.batching import Ticket
 from encoder_service.call_store import CallStore
 from encoder_service.leasing import kept
+from encoder_service.metrics import LEASES_TAKEN_OVER
 from encoder_service.pipeline import Computed, EncodingPipeline
 from encoder_service.single_flight import SingleFlight
 from sam.embedding import Embedding
@@ -123,6 +124,7 @@ class EncodeOnce:
                 return Found(embedding, None, stored=True, store_s=stored.seconds, awaited=True)
             if awaited:
                 log.info("lease taken over", image_digest=digest)
+                LEASES_TAKEN_OVER.inc()
             computed = await self._pipeline.embed(content, digest, ticket)
             self._remember(stored.embedding_key(digest), computed.embedding)
             is_stored = await stored.store_embedding(computed.embedding)

@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,7 +23,9 @@ from yarl import URL
 
 from encoder_service.addresses import IpAddress, parse_address
 from encoder_service.limits import FetchLimits
-from sam.errors import ImageTooLarge, ImageUrlFailed, ImageUrlRefused, Overloaded
+from encoder_service.metrics import FETCH_SECONDS, FETCHED_BYTES, FETCHES
+from sam.errors import ImageTooLarge, ImageUrlFailed, ImageUrlRefused, Overloaded, SamovarError
+from sam.metrics import REFUSALS
 from sam.places import Places
 
 Resolve = Callable[[str, int], Awaitable[list[IpAddress]]]
@@ -65,10 +68,11 @@ class ImageFetcher:
         self._resolve = resolve or self._resolve_by_system
         self._tls = tls
         # Fewer than calls: hosts that never answer take the places of other fetches, and of nothing else.
-        self._places = Places(limits.max_fetches, _WHERE)
+        self._places = Places(limits.max_fetches, _WHERE, "url_fetches")
         # Threads of its own, so that a name server that hangs does not take the ones that decode pictures.
         look_ups = _LOOK_UPS_PER_FETCH * limits.max_fetches
         self._threads = ThreadPoolExecutor(look_ups, thread_name_prefix="resolve")
+        self._refused_look_ups = REFUSALS.labels("name_lookups")
         self._free_threads = threading.BoundedSemaphore(look_ups)
 
     async def fetch(self, url: str) -> bytes:
@@ -80,6 +84,22 @@ class ImageFetcher:
             ImageTooLarge: the file has more bytes than allowed.
             Overloaded: as many URLs are being fetched as may be.
         """
+        started = time.monotonic()
+        try:
+            content = await self._fetched(url)
+        except SamovarError as error:
+            FETCHES.labels(error.reason).inc()
+            raise
+        FETCHES.labels("OK").inc()
+        FETCHED_BYTES.inc(len(content))
+        FETCH_SECONDS.observe(time.monotonic() - started)
+        return content
+
+    def close(self) -> None:
+        """End the resolver's threads; look-ups that hang are left behind."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _fetched(self, url: str) -> bytes:
         if not self._limits.enabled:
             raise ImageUrlRefused(_SWITCHED_OFF, field="image")
         try:
@@ -92,10 +112,6 @@ class ImageFetcher:
         except (aiohttp.ClientError, OSError, ValueError):
             # Among them ours from `_CheckedAddresses`, which only a fault in this module could bring about.
             raise _failed("its server could not be reached or did not answer properly") from None
-
-    def close(self) -> None:
-        """End the resolver's threads; look-ups that hang are left behind."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _follow(self, url: URL) -> bytes:
         for _ in range(self._limits.max_redirects + 1):
@@ -167,6 +183,7 @@ class ImageFetcher:
     async def _resolve_by_system(self, host: str, port: int) -> list[IpAddress]:
         # Turned away instead of waiting for a thread, which would look like a host that does not answer.
         if not self._free_threads.acquire(blocking=False):
+            self._refused_look_ups.inc()
             raise Overloaded("This encoder replica is looking up as many names as it may. Try again shortly.")
 
         def look_up() -> list[Any]:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from encoder_service.metrics import LEASES_LOST
 from sam.embedding_store import Lease, Leases
 from sam.errors import ImageError, StoreUnavailable
 
@@ -46,6 +47,7 @@ async def _beat(leases: Leases, lease: Lease) -> None:
             if not await leases.renew(lease):
                 # This process stood still, or the store forgot: the other computes the same.
                 log.warning("lease lost to another replica", key=lease.key)
+                LEASES_LOST.inc()
                 return
         except StoreUnavailable as error:
             log.debug("lease not renewed", cause=error.message)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from encoder_service import metrics
 from encoder_service.batching import DeviceQueue, Ticket
 from encoder_service.limits import ImageLimits
 from encoder_service.preprocessing import PreparedImage, prepare_image
@@ -81,6 +82,7 @@ class EncodingPipeline:
         ticket = ticket or Ticket()
         self._queue.check_room(self._decoding, bulk=ticket.bulk)
         self._decoding += 1
+        metrics.PREPARING_IMAGES.inc()
         submitted = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
@@ -88,9 +90,11 @@ class EncodingPipeline:
                 prepared, started = await loop.run_in_executor(self._threads, self._prepare, data)
         except ImageError as error:
             log.info("image refused", image_digest=image_digest, reason=error.reason)
+            metrics.REFUSED_IMAGES.labels(error.reason).inc()
             raise
         finally:
             self._decoding -= 1
+            metrics.PREPARING_IMAGES.dec()
         decoded = time.monotonic()
         result = await self._queue.embed(prepared.pixels, ticket=ticket)
         # Not on the decoding threads: what is done must not wait for what has just begun.
@@ -113,7 +117,9 @@ class EncodingPipeline:
 
     def _prepare(self, data: bytes) -> tuple[PreparedImage, float]:
         started = time.monotonic()
-        return prepare_image(data, self._limits), started
+        prepared = prepare_image(data, self._limits)
+        metrics.PREPARE_SECONDS.observe(time.monotonic() - started)
+        return prepared, started
 
     def _as_features(self, embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
         with np.errstate(over="ignore"):

@@ -21,8 +21,9 @@ from encoder_service.settings import EncoderOptions
 from encoder_service.stub_encoder import StubImageEncoder
 from sam.auth import KeyRing
 from sam.embedding import ModelIdentity
-from sam.embedding_store import Backend, EmbeddingStore, Leases
+from sam.embedding_store import Backend, CountedBackend, EmbeddingStore, Leases
 from sam.key_limits import CALLS_PER_REQUEST
+from sam.metrics import MODEL_INFO
 from sam.rpc.server import RpcServer
 from sam.settings import RpcServerSettings
 from sam.stub import find_stub
@@ -70,11 +71,10 @@ async def encoder_running(
         dtype=options.embedding_dtype,
     )
     fetcher = ImageFetcher(options.fetch_limits)
-    store = EmbeddingStore(
-        store_backend, identity, ttl_s=options.embedding_ttl_s, share_embeddings=options.share_embeddings
-    )
+    backend = CountedBackend(store_backend)
+    store = EmbeddingStore(backend, identity, ttl_s=options.embedding_ttl_s, share_embeddings=options.share_embeddings)
     servicer = EncoderServicer(
-        Embedder(store, EncodeOnce(store, Leases(store_backend, options.encoder_lease_s), pipeline), fetcher),
+        Embedder(store, EncodeOnce(store, Leases(backend, options.encoder_lease_s), pipeline), fetcher),
         store,
         identity,
         Admission(options.encoder_max_calls, options.encoder_max_call_bytes),
@@ -88,13 +88,15 @@ async def encoder_running(
     health.server = rpc_server
     try:
         bound = await rpc_server.start(server.host, port)
+        precision = str(encoder.dtype).removeprefix("torch.")
+        MODEL_INFO.labels("encoder", identity.name, identity.fingerprint, identity.origin.value, precision).set(1)
         log.info(
             "encoder serves",
             model=identity.name,
             origin=identity.origin.value,
             device=str(encoder.device),
             engine=encoder.engine,
-            precision=str(encoder.dtype).removeprefix("torch."),
+            precision=precision,
             store="shared" if store.shared else "in this process: not shared, lost on exit",
             address=f"{server.host}:{bound}",
             tls=tls.kind if tls else "off",

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from encoder_service.addresses import AllowedHosts
 from encoder_service.limits import DEFAULT_FORMATS, OPTIONAL_FORMATS, FetchLimits, ImageLimits, QueueLimits
-from sam.settings import AuthSettings, ModelSettings, RpcServerSettings, StoreSettings
+from sam.settings import AuthSettings, MetricsSettings, ModelSettings, RpcServerSettings, StoreSettings
 
 
 class EncoderOptions(ModelSettings, StoreSettings, AuthSettings):
@@ -120,7 +120,7 @@ class EncoderOptions(ModelSettings, StoreSettings, AuthSettings):
         return QueueLimits(max_images=self.encoder_queue_images, max_bytes=self.encoder_queue_bytes)
 
 
-class EncoderSettings(EncoderOptions, RpcServerSettings):
+class EncoderSettings(EncoderOptions, RpcServerSettings, MetricsSettings):
     """The settings of `python -m encoder_service`."""
 
     port: int = Field(50051, ge=0, le=65535, description="The port to listen on; 0 lets the system choose.")

@@ -11,6 +11,7 @@ from sam.command import main, settings_command
 from sam.exposure import warn_if_open
 from sam.lifecycle import run_until_signalled
 from sam.logs import configure_logs
+from sam.metrics_listener import metrics_served
 
 
 def run(settings: GatewaySettings) -> None:
@@ -21,7 +22,7 @@ def run(settings: GatewaySettings) -> None:
     @asynccontextmanager
     async def services() -> AsyncIterator[None]:
         targets = {"encoder_target": settings.encoder_target, "decoder_target": settings.decoder_target}
-        async with gateway_running(settings, **targets):
+        async with metrics_served(settings.host, settings.metrics_port), gateway_running(settings, **targets):
             yield
 
     run_until_signalled(services)

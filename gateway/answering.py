@@ -12,8 +12,8 @@ from gateway import render
 from gateway.calls import Call, Reception
 from gateway.clients import Services
 from gateway.fields import fields_of
-from gateway.headers import outcome_headers, stored_headers
-from gateway.metrics import EMBEDDINGS
+from gateway.headers import CACHE_HEADER, outcome_headers, stored_headers
+from gateway.metrics import count_outcome
 from gateway.pictures import read_picture
 from gateway.sam2_schemas import Sam2EmbedImageBody, Sam2SegmentImageBody
 from gateway.schemas import EmbedImageBody, ImageBody, SegmentImageBody
@@ -166,5 +166,5 @@ def _outcome_response(outcome: Outcome, content: bytes, media_type: str, render_
     rendered_s = time.monotonic() - render_started
     outcome.stage_s["render"] = outcome.stage_s.get("render", 0.0) + rendered_s
     headers = outcome_headers(outcome)
-    EMBEDDINGS.labels(cache_status=headers.get("X-Cache", "none")).inc()
+    count_outcome(headers.get(CACHE_HEADER, "none"), outcome.stage_s.items())
     return Response(content, 200, headers, media_type)

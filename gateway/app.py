@@ -22,11 +22,12 @@ from gateway.routes.everything import everything_router
 from gateway.routes.models import models_router
 from gateway.routes.sam import sam_router
 from gateway.routes.sam2 import sam2_router
-from gateway.routes.surroundings import NAME, surroundings_router, version
+from gateway.routes.surroundings import NAME, surroundings_router
 from gateway.segmentation import Segmenter
 from gateway.settings import GatewayOptions
 from gateway.workers import Workers
 from sam.auth import KeyRing
+from sam.version import version
 
 _DESCRIPTION = """Segment Anything, served apart: a picture is embedded once and segmented as often as you like.
 

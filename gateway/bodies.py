@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -11,8 +12,10 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gateway.metrics import BODIES_BYTES, BODIES_LIMIT_BYTES, RECEIVED_BYTES
 from gateway.workers import OFFLOAD_BYTES, Workers
 from sam.errors import DeadlineExceeded, Overloaded, RequestTooLarge
+from sam.metrics import REFUSALS
 from sam.places import Places
 
 MAX_JSON_LISTS = 2**17
@@ -52,12 +55,14 @@ class BodyLimits:
     ) -> None:
         """Parse large bodies on `workers`; for the others see the gateway's settings of the same names."""
         self.workers = workers
-        self.places = Places(max_requests, "This gateway")
+        self.places = Places(max_requests, "This gateway", "gateway_requests")
         """Held by requests that are worked on. Those whose bodies still arrive need none."""
         self._body_max_bytes = body_max_bytes
         self._bodies_max_bytes = bodies_max_bytes
         self._body_timeout_s = body_timeout_s
         self._held_bytes = 0
+        self._refusals = REFUSALS.labels("gateway_bodies")
+        BODIES_LIMIT_BYTES.set(bodies_max_bytes)
 
     async def read(self, request: Request, reservation: Reservation) -> bytes:
         """Read a body, reserving its bytes as they arrive.
@@ -85,6 +90,7 @@ class BodyLimits:
             raise DeadlineExceeded(
                 f"The request's body did not arrive within {self._body_timeout_s:g} s. Send it faster or smaller."
             ) from None
+        RECEIVED_BYTES.inc(size)
         return b"".join(chunks)
 
     def reservation(self) -> Reservation:
@@ -94,12 +100,15 @@ class BodyLimits:
     def take(self, size: int) -> None:
         """Count bytes as held; see `Reservation.add`."""
         if self._held_bytes + size > self._bodies_max_bytes:
+            self._refusals.inc()
             raise Overloaded("Too many bytes of requests are being worked on at the moment. Try again shortly.")
         self._held_bytes += size
+        BODIES_BYTES.set(self._held_bytes)
 
     def give_back(self, size: int) -> None:
         """Count bytes as held no longer."""
         self._held_bytes -= size
+        BODIES_BYTES.set(self._held_bytes)
 
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(
@@ -159,7 +168,10 @@ def bounded_route(limits: BodyLimits) -> type[APIRoute]:
 
             async def handle(request: Request) -> Response:
                 with limits.reservation() as reservation:
+                    started = time.monotonic()
                     body = await limits.read(request, reservation)
+                    if body:
+                        request.state.receive_s = time.monotonic() - started
                     with limits.places.hold():
                         await limits.workers.run(len(body) > OFFLOAD_BYTES, check_json_size, body)
                         return await _while_connected(request, answer(_ReadRequest(request, body, limits.workers)))

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from gateway.calls import request_id_of
+from gateway.metrics import ERRORS
 from sam.errors import InternalError, RequestInvalid, SamovarError, ServiceError, Unauthenticated
 
 UNPROCESSABLE = 422
@@ -65,6 +66,7 @@ def error_body(error: SamovarError, request_id: str) -> dict[str, Any]:
 def internal_error_response(request_id: str) -> Response:
     """Render a fault of ours, whose details are in the log alone."""
     message = f"Something failed inside the service; its log has the details under request id {request_id}."
+    ERRORS.labels(InternalError.reason).inc()
     return error_response(InternalError(message), request_id)
 
 
@@ -73,12 +75,14 @@ async def _answer_samovar_error(request: Request, error: Exception) -> Response:
         raise error
     if isinstance(error, ServiceError):
         log.warning("request failed", reason=error.reason, message=error.message)
+    ERRORS.labels(error.reason).inc()
     return error_response(error, request_id_of(request))
 
 
 async def _answer_validation_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
+    ERRORS.labels(RequestInvalid.reason).inc()
     details = [_detail(entry) for entry in error.errors()[:_MAX_DETAILS]]
     body = {
         "message": _summary(details),

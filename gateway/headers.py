@@ -51,4 +51,9 @@ def _embedding_headers(embedding: embedding_pb2.ImageEmbedding) -> dict[str, str
 
 def server_timing(stage_s: Mapping[Stage, float]) -> str:
     """Return the value of `Server-Timing`, in milliseconds, the stages in their order."""
-    return ", ".join(f"{stage};dur={stage_s[stage] * 1e3:.1f}" for stage in STAGES if stage in stage_s)
+    return ", ".join(timing_of(stage, stage_s[stage]) for stage in STAGES if stage in stage_s)
+
+
+def timing_of(stage: str, seconds: float) -> str:
+    """Return one entry of `Server-Timing`."""
+    return f"{stage};dur={seconds * 1e3:.1f}"

@@ -1,6 +1,10 @@
 """What the gateway counts, beside what the services count themselves."""
 
-from prometheus_client import Counter, Histogram
+from collections.abc import Iterable
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from sam.errors import leaves
 
 REQUESTS = Counter(
     "samovar_gateway_requests_total",
@@ -17,6 +21,38 @@ REQUEST_SECONDS = Histogram(
 
 EMBEDDINGS = Counter(
     "samovar_gateway_embeddings_total",
-    "Answers by where their embedding came from.",
+    "Answers by where their embedding came from, in the words of X-Cache.",
     ["cache_status"],
 )
+
+IN_PROGRESS = Gauge("samovar_gateway_requests_in_progress", "HTTP requests that have begun and have not been answered.")
+
+ERRORS = Counter(
+    "samovar_gateway_errors_total", "Requests that were answered with an error, by its reason.", ["reason"]
+)
+
+STAGE_SECONDS = Counter(
+    "samovar_gateway_stage_seconds_total",
+    "Where the time of answers went, all of them together, in the stages of Server-Timing.",
+    ["stage"],
+)
+
+RECEIVED_BYTES = Counter("samovar_gateway_received_bytes_total", "Bytes of request bodies.")
+
+SENT_BYTES = Counter("samovar_gateway_sent_bytes_total", "Bytes of the bodies of answers.")
+
+BODIES_BYTES = Gauge("samovar_gateway_bodies_bytes", "Memory that holds request bodies, in bytes.")
+
+BODIES_LIMIT_BYTES = Gauge("samovar_gateway_bodies_limit_bytes", "How much of that there may be (bodies_max_bytes).")
+
+
+for _leaf in leaves():
+    # From 0, so that the first one of a kind is an increase.
+    ERRORS.labels(_leaf.reason)
+
+
+def count_outcome(cache_status: str, stages: Iterable[tuple[str, float]]) -> None:
+    """Count an answer about a picture: where its embedding came from, and how long each stage took, in seconds."""
+    EMBEDDINGS.labels(cache_status).inc()
+    for stage, seconds in stages:
+        STAGE_SECONDS.labels(stage).inc(seconds)

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.calls import REQUEST_ID_HEADER
 from gateway.errors import internal_error_response
-from gateway.headers import TIMING_HEADER
-from gateway.metrics import REQUEST_SECONDS, REQUESTS
+from gateway.headers import TIMING_HEADER, timing_of
+from gateway.metrics import IN_PROGRESS, REQUEST_SECONDS, REQUESTS, SENT_BYTES, STAGE_SECONDS
 from sam.rpc.caller import request_id_or_new
 
 log = structlog.get_logger("gateway")
@@ -40,19 +40,28 @@ class RequestMiddleware:
         # What a request holds until the last byte of its answer.
         held = ExitStack()
         scope.setdefault("state", {}).update(request_id=request_id, started=started, caller="", held=held)
-        status = 0
+        status = sent = 0
 
         async def send_named(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
-                total = f"total;dur={(time.monotonic() - started) * 1e3:.1f}"
-                stages = headers.get(TIMING_HEADER)
-                headers[TIMING_HEADER] = f"{stages}, {total}" if stages else total
+                receive_s = scope["state"].get("receive_s")
+                stages = [
+                    None if receive_s is None else timing_of("receive", receive_s),
+                    headers.get(TIMING_HEADER),
+                    timing_of("total", time.monotonic() - started),
+                ]
+                headers[TIMING_HEADER] = ", ".join(filter(None, stages))
+                if receive_s is not None:
+                    STAGE_SECONDS.labels("receive").inc(receive_s)
+            else:
+                sent += len(message.get("body", b""))
             await send(message)
 
+        IN_PROGRESS.inc()
         with structlog.contextvars.bound_contextvars(request_id=request_id), held:
             try:
                 await self._app(scope, receive, send_named)
@@ -61,6 +70,8 @@ class RequestMiddleware:
                 if status == 0:
                     await internal_error_response(request_id)(scope, receive, send_named)
             finally:
+                IN_PROGRESS.dec()
+                SENT_BYTES.inc(sent)
                 _record(scope, status, time.monotonic() - started)
 
 

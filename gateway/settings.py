@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sam.settings import AuthSettings, HttpTlsSettings, RpcClientSettings
+from sam.settings import AuthSettings, HttpTlsSettings, MetricsSettings, RpcClientSettings
 
 
 class GatewayOptions(AuthSettings, HttpTlsSettings, RpcClientSettings):
@@ -53,7 +53,7 @@ class GatewayOptions(AuthSettings, HttpTlsSettings, RpcClientSettings):
     drain_s: float = Field(10, ge=0, description="How long accepted work may still take after SIGTERM, in seconds.")
 
 
-class GatewaySettings(GatewayOptions):
+class GatewaySettings(GatewayOptions, MetricsSettings):
     """The gateway on its own."""
 
     encoder_target: str = Field(

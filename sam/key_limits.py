@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sam.errors import Overloaded
+from sam.metrics import REFUSALS
 
 CALLS_PER_REQUEST = 4
 """How many calls a service grants where the gateway grants one request.
@@ -16,6 +17,9 @@ A request makes at most three calls of one service (a decoder that does not know
 then one that is sent it), and calls that were spread out may arrive together. So who comes through a gateway meets the
 gateway's limit, and who calls a service himself meets one as well.
 """
+
+
+_RATE, _CONCURRENCY = "key_rate", "key_concurrency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class KeyMeter:
         self._clock = clock
         self._filled_at = clock()
         self._running = 0
+        self._refusals = {limit: REFUSALS.labels(limit) for limit in (_RATE, _CONCURRENCY)}
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -64,9 +69,10 @@ class KeyMeter:
             Overloaded: it is one too many.
         """
         if self._concurrency and self._running >= self._concurrency:
+            self._refusals[_CONCURRENCY].inc()
             raise Overloaded(
                 "This API key has as many requests under way as it may have at once. Wait for one to end.",
-                metadata={"limit": "key_concurrency"},
+                metadata={"limit": _CONCURRENCY},
             )
         if self._rate_per_s:
             self._take()
@@ -81,9 +87,10 @@ class KeyMeter:
         self._tokens = min(self._room, self._tokens + (now - self._filled_at) * self._rate_per_s)
         self._filled_at = now
         if self._tokens < 1:
+            self._refusals[_RATE].inc()
             raise Overloaded(
                 "This API key has made as many requests as it may make in this time. Send fewer, or later.",
                 retry_after_s=(1 - self._tokens) / self._rate_per_s,
-                metadata={"limit": "key_rate"},
+                metadata={"limit": _RATE},
             )
         self._tokens -= 1

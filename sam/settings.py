@@ -142,6 +142,19 @@ class RpcClientSettings(Settings):
     )
 
 
+class MetricsSettings(Settings):
+    """Where a service on its own tells what it counts."""
+
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="The port on which a service tells Prometheus what it counts, at /metrics, over plain HTTP and "
+        "without a key; 0 lets the system choose. Unset: none (9464 in our images); a gateway tells it on its own port "
+        "as well.",
+    )
+
+
 class RpcServerSettings(RpcTlsSettings):
     """How a gRPC service listens."""
 

@@ -16,7 +16,8 @@ from gateway.everything.asking import EverythingAsker, to_request
 from gateway.everything.render import NDJSON, error_line, outcome_of, progress_line, result_json, result_line
 from gateway.everything.schemas import SegmentEverythingAnswer, SegmentEverythingBody
 from gateway.examples import SEGMENT_EVERYTHING
-from gateway.headers import outcome_headers
+from gateway.headers import CACHE_HEADER, outcome_headers
+from gateway.metrics import count_outcome
 from gateway.pictures import read_picture
 from gateway.render import JSON
 from gateway.routes.query import ApiKey
@@ -67,7 +68,8 @@ async def _answer(events: _Events, call: Call, limits: BodyLimits) -> Response:
         if event.HasField("result"):
             outcome = outcome_of(event.result, embedded)
             content = await limits.workers.run(True, result_json, event.result, outcome, call.elapsed_s)
-            return Response(content, 200, outcome_headers(outcome), JSON)
+            headers = _counted_headers(outcome)
+            return Response(content, 200, headers, JSON)
     raise InternalError("The decoder ended without a result.")
 
 
@@ -83,6 +85,14 @@ async def _lines(
                     yield progress_line(event.progress)
                     event, embedded = await anext(events)
         outcome = outcome_of(event.result, embedded)
+        _counted_headers(outcome)
         yield await limits.workers.run(True, result_line, event.result, outcome, call.elapsed_s)
     except SamovarError as error:
         yield error_line(error, call.request_id)
+
+
+def _counted_headers(outcome: Outcome) -> dict[str, str]:
+    """Return the headers of an answer, which is counted."""
+    headers = outcome_headers(outcome)
+    count_outcome(headers.get(CACHE_HEADER, "none"), outcome.stage_s.items())
+    return headers

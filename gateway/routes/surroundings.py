@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from importlib import metadata
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.answers import HealthAnswer, ReadinessAnswer, ServerInfoAnswer
 from gateway.errors import error_response
 from gateway.readiness import Readiness
 from sam.errors import DecoderUnavailable
+from sam.metrics import exposition
+from sam.version import version
 
 NAME = "Samovar"
 
@@ -46,14 +47,6 @@ code { background: #eee; padding: 0 .2em; }
 _DEMO_LINK = '<li><a href="demo">/demo</a>: try it on a picture, here in the browser</li>\n'
 
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-
-
-def version() -> str:
-    """Return the version of the installed distribution; a checkout that was not installed has none."""
-    try:
-        return metadata.version("samovar")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
 
 
 def surroundings_router(readiness: Readiness, *, has_demo: bool) -> APIRouter:
@@ -95,8 +88,9 @@ def surroundings_router(readiness: Readiness, *, has_demo: bool) -> APIRouter:
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
-        """Render what this process counted."""
-        return Response(generate_latest(), 200, None, CONTENT_TYPE_LATEST)
+        """Render what this process has counted: this replica, and not the others behind a load balancer."""
+        content, content_type = await asyncio.to_thread(exposition)
+        return Response(content, 200, None, content_type)
 
     return router
 

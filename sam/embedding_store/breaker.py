@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from sam.embedding_store.metrics import LOSSES, LOST
+
 log = structlog.get_logger("sam.embedding_store")
 
 FIRST_PROBE_S = 0.05
@@ -44,6 +46,8 @@ class Breaker:
         """Note that the place did not answer."""
         if self._probing is None:
             log.warning("store lost", where=self._where, cause=cause)
+            LOSSES.inc()
+            LOST.set(1)
             self._probing = asyncio.create_task(self._probe_until_it_answers())
 
     async def close(self) -> None:
@@ -68,4 +72,5 @@ class Breaker:
             else:
                 break
         log.info("store back", where=self._where)
+        LOST.set(0)
         self._probing = None

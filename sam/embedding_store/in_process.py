@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from sam.embedding_store.metrics import IN_PROCESS_BYTES, IN_PROCESS_EVICTIONS
 from sam.embedding_store.waiters import Waiters
 
 
@@ -40,8 +41,10 @@ class InProcessBackend:
             return False
         while self._bytes + _cost(key, value) > self._max_bytes:
             self._drop(next(iter(self._entries)))
+            IN_PROCESS_EVICTIONS.inc()
         self._entries[key] = (value, self._expiry(ttl_s))
         self._bytes += _cost(key, value)
+        IN_PROCESS_BYTES.set(self._bytes)
         return True
 
     async def claim(self, key: str, value: bytes, *, ttl_s: int) -> bool:
@@ -74,6 +77,7 @@ class InProcessBackend:
         """See `Backend.close`."""
         self._entries.clear()
         self._bytes = 0
+        IN_PROCESS_BYTES.set(0)
 
     def _use(self, key: str, ttl_s: int) -> bytes | None:
         entry = self._entries.get(key)
@@ -95,6 +99,7 @@ class InProcessBackend:
         if entry is None:
             return False
         self._bytes -= _cost(key, entry[0])
+        IN_PROCESS_BYTES.set(self._bytes)
         return True
 
 

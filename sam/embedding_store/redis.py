@@ -12,10 +12,10 @@ import structlog
 from redis import exceptions
 
 from sam.embedding_store.breaker import Breaker
+from sam.embedding_store.metrics import RECORDS_DROPPED
 from sam.embedding_store.notices import CHANNEL, Notices
 from sam.embedding_store.redis_clients import connect, describe
 from sam.errors import StoreUnavailable
-from sam.metrics import RECORDS_DROPPED
 from sam.patience import SIGN_OF_LIFE_SHARE, doubt
 
 log = structlog.get_logger("sam.embedding_store")

@@ -22,7 +22,7 @@ import structlog
 from sam import records
 from sam.embedding import PREPROCESSING_VERSION, Alias, Embedding, ModelIdentity
 from sam.embedding_store.backend import Backend
-from sam.metrics import RECORDS_DROPPED
+from sam.embedding_store.metrics import RECORDS_DROPPED
 from sam.records import RecordInvalid
 
 log = structlog.get_logger("sam.embedding_store")

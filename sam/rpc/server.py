@@ -11,8 +11,10 @@ from grpc_reflection.v1alpha import reflection
 
 from sam.auth import KeyRing
 from sam.errors import StartupError
+from sam.rpc.counting import CountingInterceptor
 from sam.rpc.credentials import server_credentials
 from sam.rpc.interceptor import CallInterceptor
+from sam.rpc.metrics import SERVING
 from sam.settings import RpcServerSettings
 from sam.tls import ServerTls
 
@@ -43,13 +45,19 @@ class RpcServer:
         """
         self._settings = settings
         self._tls = ServerTls.of_grpc(settings)
-        self._server = grpc.aio.server(interceptors=[CallInterceptor(keys)], options=_server_options(settings))
+        self._server = grpc.aio.server(
+            # The first is the outermost.
+            interceptors=[CountingInterceptor(), CallInterceptor(keys)],
+            options=_server_options(settings),
+        )
         add_servicer(self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (service_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._statuses = ("", service_name)
+        self._serving = SERVING.labels(service_name)
+        self._serving.set(0)
 
     async def start(self, host: str, port: int) -> int:
         """Listen and report SERVING; return the port, which the system chooses if `port` is 0.
@@ -71,8 +79,7 @@ class RpcServer:
                 "Choose another one with --host or --port."
             )
         await self._server.start()
-        for name in self._statuses:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self.report(serving=True)
         return bound
 
     async def report(self, *, serving: bool) -> None:
@@ -81,9 +88,11 @@ class RpcServer:
         state = states.SERVING if serving else states.NOT_SERVING
         for name in self._statuses:
             await self._health.set(name, state)
+        self._serving.set(serving)
 
     async def drain(self) -> None:
         """Report NOT_SERVING, let clients move away, finish accepted calls, and stop."""
+        self._serving.set(0)
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(min(WATCHERS_LEAVE_S, self._settings.drain_s))
         await self._server.stop(self._settings.drain_s)

@@ -49,7 +49,9 @@ class Stack:
         self.pause = engine.pause
         settings = dict.fromkeys((name for name in os.environ if name.startswith("SAMOVAR_")), "")
         self._variables = {**without_proxies(), **settings, "PUBLISH": f"127.0.0.1:{port}", **variables}
-        self.services: dict[str, dict[str, Any]] = load_compose(variables=self._variables)["services"]
+        services: dict[str, dict[str, Any]] = load_compose(variables=self._variables)["services"]
+        # What a profile adds is not brought up without it.
+        self.services = {name: service for name, service in services.items() if "profiles" not in service}
         self._logs_of_removed: dict[str, str] = {}
 
     def up(self) -> None:

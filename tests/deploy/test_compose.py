@@ -29,6 +29,7 @@ OURS: dict[str, type[Settings]] = {
     "gateway": GatewaySettings,
     "weights": ModelSettings,
 }
+WATCHING = {"prometheus", "grafana"}
 
 
 @pytest.fixture(params=[(), (GPU,), (SECURE,)], ids=["cpu", "gpu", "secure"])
@@ -77,9 +78,17 @@ def test_mistakes_are_not_valid(specification: dict[str, Any], compose: dict[str
 
 
 def test_only_the_gateway_publishes_a_port(compose: dict[str, Any]) -> None:
-    """Nothing but the gateway can be reached from outside, and by default not even that from other machines."""
+    """Nothing but the gateway can be reached from outside, and by default not even that from other machines.
+
+    With the profile `observability`, Prometheus and Grafana can in the same way.
+    """
     published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+    watching = {name: published.pop(name) for name in WATCHING}
     assert published == {"gateway": ["127.0.0.1:9001:9001"]}
+    assert watching == {"prometheus": ["127.0.0.1:9090:9090"], "grafana": ["127.0.0.1:3000:3000"]}
+    profiles = {name: service.get("profiles") for name, service in compose["services"].items()}
+    assert {name for name, named in profiles.items() if named} == WATCHING
+    assert all(profiles[name] == ["observability"] for name in WATCHING)
     assert not any("expose" in service or "network_mode" in service for service in compose["services"].values())
 
 
@@ -92,6 +101,9 @@ def test_who_can_talk_to_whom(compose: dict[str, Any]) -> None:
         "encoder": {"inner", "egress"},
         "gateway": {"inner", "outer"},
         "weights": {"egress"},
+        # Beside the gateway on one network and not on two, on each of which it would be found.
+        "prometheus": {"inner", "watch"},
+        "grafana": {"watch"},
     }
     assert compose["networks"]["inner"] == {"internal": True}
 
@@ -147,8 +159,8 @@ def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:
     understood = {name: variables_of(settings) for name, settings in OURS.items()}
     understood["weights"] |= {str(option.envvar) for option in pull_options}
     for name, service in compose["services"].items():
-        environment = service.get("environment", {})
-        assert set(environment) <= understood.get(name, set()), name
+        environment = {key for key in service.get("environment", {}) if name in OURS or key.startswith("SAMOVAR_")}
+        assert environment <= understood.get(name, set()), name
     for name, service in (("encoder", "encoder_service"), ("decoder", "decoder_service"), ("gateway", "gateway")):
         ours = {key for key in read_dockerfile(service).image.environment if key.startswith("SAMOVAR_")}
         assert ours <= understood[name], service

@@ -80,11 +80,12 @@ def test_the_health_check_is_a_command_of_ours(service: str, dockerfile: Dockerf
     group = samovar_command.get_command(click.Context(samovar_command), group_name)
     assert isinstance(group, click.Group)
     check = group.commands[kind].make_context(kind, arguments)
-    port = dockerfile.image.settings["EXPOSE"]
+    port, metrics_port = dockerfile.image.settings["EXPOSE"].split()
     target = check.params["target"] if kind == "grpc" else check.params["url"]
     assert f"127.0.0.1:{port}" in target
     compose_ports = {"encoder_service": "50051", "decoder_service": "50052", "gateway": "9001"}
     assert port == compose_ports[service]
+    assert metrics_port == dockerfile.image.environment["SAMOVAR_METRICS_PORT"]
     timeout_s = float(dockerfile.image.healthcheck_options["timeout"].removesuffix("s"))
     assert check.params["timeout_s"] < timeout_s
 
