@@ -34,7 +34,7 @@ COMPILED := sam/compiled decoder_service/fused encoder_service/fused
 HOSTILE := tests/hostile tests/encoder_service/test_addresses.py tests/encoder_service/test_images.py \
 	$(wildcard tests/encoder_service/test_fetch*.py) tests/gateway/test_arrays.py tests/gateway/test_hostile_bodies.py
 
-.PHONY: help serve test acceptance faults hostile compose-test soak audit sbom lint proto docs bench clean
+.PHONY: help serve test acceptance faults hostile operate compose-test soak audit sbom lint proto docs bench clean
 
 help: ## Show this list
 	@echo "Samovar. The two to begin with: make serve, make test."
@@ -64,6 +64,11 @@ hostile: $(VENV)/.ready-dev ## Send hostile input of all kinds, and print what c
 	@tools/ensure_redis.sh
 	@tools/ensure_atheris.sh $(BIN)/python
 	@$(BIN)/python -m pytest -q -m "" --hypothesis-profile=hostile $(HOSTILE) $(if $(TABLE),--table $(TABLE)) $(ARGS)
+
+operate: $(VENV)/.ready-dev $(VENV)/.compiled ## Try out what operators rely on: alerts and dashboard with a real Prometheus, and more
+	@tools/ensure_redis.sh
+	@tools/ensure_promtool.sh
+	@$(BIN)/python -m pytest -q -m "" tests/operate $(ARGS)
 
 compose-test: $(VENV)/.ready-dev $(VENV)/.compiled ## Build the images, run the compose file in containers, scale and kill them (root; TABLE=FILE)
 	@tools/ensure_containers.sh
@@ -97,6 +102,7 @@ docs: $(VENV)/.ready-dev ## Write README's tables and the references of docs/ an
 	$(BIN)/python -m tools.readme_tables
 	$(BIN)/python -m tools.http_reference
 	$(BIN)/python -m tools.grpc_reference
+	$(BIN)/python -m tools.metrics_reference
 
 bench: $(VENV)/.ready-dev $(VENV)/.compiled ## List the benchmarks, each of which prints a table
 	@echo "Run one with: $(BIN)/python -m bench.NAME"; ls bench/*.py 2>/dev/null || echo "(none yet)"

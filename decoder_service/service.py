@@ -29,8 +29,8 @@ from sam.embedding_store import Backend, CountedBackend, EmbeddingStore
 from sam.geometry import EMBEDDING_SHAPE, Size
 from sam.key_limits import CALLS_PER_REQUEST
 from sam.lifecycle import closing
-from sam.metrics import MODEL_INFO
 from sam.modeling import build_mask_decoder, build_prompt_encoder
+from sam.rpc.metrics import MODEL_INFO
 from sam.rpc.server import RpcServer
 from sam.settings import RpcServerSettings
 from sam.tls import ServerTls

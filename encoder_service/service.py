@@ -23,7 +23,7 @@ from sam.auth import KeyRing
 from sam.embedding import ModelIdentity
 from sam.embedding_store import Backend, CountedBackend, EmbeddingStore, Leases
 from sam.key_limits import CALLS_PER_REQUEST
-from sam.metrics import MODEL_INFO
+from sam.rpc.metrics import MODEL_INFO
 from sam.rpc.server import RpcServer
 from sam.settings import RpcServerSettings
 from sam.stub import find_stub

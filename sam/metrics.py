@@ -19,12 +19,6 @@ SLOW_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 12
 
 BUILD_INFO = Gauge("samovar_build_info", "1, labelled with the version that runs.", ["version"])
 
-MODEL_INFO = Gauge(
-    "samovar_model_info",
-    "1, labelled with the model that a service serves. Embeddings of one fingerprint are decoded with the same alone.",
-    ["service", "model", "fingerprint", "origin", "precision"],
-)
-
 PLACES = Gauge(
     "samovar_places",
     "How much may be worked on at once, by the bound: calls, requests or downloads.",

@@ -23,10 +23,11 @@ _INTRODUCTION = """# HTTP reference
 Every route of the gateway and every field of its bodies, as `/openapi.json` describes them and `/docs` lets you try
 them. This page is written from that document by `make docs`; [clients.md](clients.md) shows how to call the routes.
 
-Headers of every answer are `X-Request-ID` (yours, or a new one) and `Server-Timing` (milliseconds), and where a picture
-is concerned `X-Cache` (`hit`, `miss`, `wait`, `bypass`), `X-Image-Digest` and `X-Model`. `X-Request-Timeout-Ms` of a
-request shortens its deadline; `Priority: u=4` to `u=7` (RFC 9218) lets embedding wait while others are more urgent. An
-API key travels as `Authorization: Bearer KEY`, as `?api_key=KEY`, or in the body.
+Headers of every answer are `X-Request-ID` (yours, or a new one) and `Server-Timing`, and where a picture is concerned
+`X-Cache` (`hit`, `miss`, `wait`, `bypass`), `X-Image-Digest` and `X-Model`. `Server-Timing` has the milliseconds of
+`receive` (the body on its way), `queue`, `fetch`, `encode`, `store`, `decode`, `render` and `total`, as far as there
+were any. `X-Request-Timeout-Ms` of a request shortens its deadline; `Priority: u=4` to `u=7` (RFC 9218) lets embedding
+wait while others are more urgent. An API key travels as `Authorization: Bearer KEY`, as `?api_key=KEY`, or in the body.
 
 ## Errors
 

@@ -22,3 +22,9 @@ SERVING = Gauge(
     "1 while health checks are told SERVING; 0 while it drains, or while its device fails.",
     ["grpc_service"],
 )
+
+MODEL_INFO = Gauge(
+    "samovar_model_info",
+    "1, labelled with the model that a service serves. Embeddings of one fingerprint are decoded with the same alone.",
+    ["service", "model", "fingerprint", "origin", "precision"],
+)

@@ -139,8 +139,9 @@ def test_methods_that_do_not_exist_make_no_series() -> None:
     async def test() -> None:
         async with serving(EchoDecoder()) as (_, port), open_channel(f"{HOST}:{port}", SERVICE) as channel:
             for method in (f"/{SERVICE}/Nonsense", "/made.up.Service/Method"):
+                open_call: Any = channel.unary_unary
                 with pytest.raises(grpc.aio.AioRpcError):
-                    await channel.unary_unary(method)(b"", timeout=10)
+                    await open_call(method)(b"", timeout=10)
             await get(channel, "known")
         text = exposition()[0].decode()
         assert "Nonsense" not in text
