@@ -49,3 +49,10 @@ RENDER_SECONDS = Histogram(
 BATCH_PROMPTS = Histogram(
     "samovar_decoder_batch_prompts", "Prompts that were decoded together in a turn.", buckets=(1, 2, 4, 8, 16, 32, 64)
 )
+
+
+def count_turn(prompts: int, *, decode_s: float, render_s: float) -> None:
+    """Count a turn: how many prompts were decoded together, and how long its two parts took, in seconds."""
+    BATCH_PROMPTS.observe(prompts)
+    DECODE_SECONDS.observe(decode_s)
+    RENDER_SECONDS.observe(render_s)

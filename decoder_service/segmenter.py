@@ -11,7 +11,7 @@ from typing import NamedTuple
 from decoder_service.answers import MaskForm, to_mask
 from decoder_service.decode_pool import DecodePool
 from decoder_service.image_lookup import FoundImage
-from decoder_service.metrics import BATCH_PROMPTS, DECODE_SECONDS, RENDER_SECONDS
+from decoder_service.metrics import count_turn
 from decoder_service.model import MaskPrediction, MaskPredictor
 from decoder_service.prompts import Prompt
 from sam.errors import RequestTooLarge
@@ -137,9 +137,7 @@ class Segmenter:
                     "RLE and no low-resolution masks."
                 )
         decode_s, render_s = predicted - started, time.monotonic() - predicted
-        BATCH_PROMPTS.observe(len(prompts))
-        DECODE_SECONDS.observe(decode_s)
-        RENDER_SECONDS.observe(render_s)
+        count_turn(len(prompts), decode_s=decode_s, render_s=render_s)
         return _Turn(results, size, decode_s, render_s)
 
 

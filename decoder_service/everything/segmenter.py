@@ -10,7 +10,7 @@ from functools import partial
 from decoder_service.decode_pool import DecodePool
 from decoder_service.everything.grid import FoundMask, Thresholds, good_masks, grid_prompts, without_duplicates
 from decoder_service.image_lookup import FoundImage
-from decoder_service.metrics import BATCH_PROMPTS, DECODE_SECONDS, RENDER_SECONDS
+from decoder_service.metrics import count_turn
 from decoder_service.model import MaskPredictor
 from decoder_service.prompts import Prompt
 
@@ -89,10 +89,7 @@ class EverythingSegmenter:
             predictions = predictor.predict_batch(image.prepared, prompts, image.original_size)
             predicted = time.monotonic()
             found = good_masks(prompts, predictions, image.original_size, thresholds, predictor.team, predictor.library)
-        decode_s, render_s = predicted - started, time.monotonic() - predicted
-        BATCH_PROMPTS.observe(len(prompts))
-        DECODE_SECONDS.observe(decode_s)
-        RENDER_SECONDS.observe(render_s)
-        state.decode_s += decode_s
-        state.render_s += render_s
+        state.decode_s += predicted - started
+        state.render_s += time.monotonic() - predicted
+        count_turn(len(prompts), decode_s=predicted - started, render_s=time.monotonic() - predicted)
         return found

@@ -109,7 +109,8 @@ def test_the_system_comes_up_and_goes_down(redis_by_compose: AclRedis, tmp_path:
     running: dict[str, tuple[Container, subprocess.Popen[str]]] = {}
     try:
         for service in SERVICES:
-            own = {"SAMOVAR_PORT": listening[service]}
+            # Containers have a network each; here all of them share one.
+            own = {"SAMOVAR_PORT": listening[service], "SAMOVAR_METRICS_PORT": "0"}
             own |= {} if service == "gateway" else {"SAMOVAR_CHECKPOINT": "random:0"}
             container = build(service, tmp_path / service, ports, compose, **own)
             running[service] = (container, container.run(container.image.command))
