@@ -89,7 +89,9 @@ class DecoderServicer(DecoderServiceServicer):
         with self._places.hold():
             order = await self._parse(request)
             image = await self._images.find(order.source, tenant)
+            found = time.monotonic()
             prompts = await self._with_remembered_mask(order, image, tenant)
+            mask_s = time.monotonic() - found
             remembering: list[Future[None]] = []
             loop, log_context = asyncio.get_running_loop(), copy_context()
 
@@ -114,7 +116,7 @@ class DecoderServicer(DecoderServiceServicer):
             image_id_moved=image.image_id_moved,
             timings=to_timings(
                 queue=done.queued_s,
-                store=image.store_s if image.stored else None,
+                store=image.store_s + mask_s if image.stored else None,
                 decode=done.decode_s,
                 render=done.render_s,
             ),
@@ -140,6 +142,7 @@ class DecoderServicer(DecoderServiceServicer):
         tenant = Caller.of(context).tenant
         check_image_id(request.image_id, required=True)
         with self._reading_places.hold():
+            started = time.monotonic()
             alias = await self._images.follow(tenant, request.image_id)
             features = None
             if request.view == embedding_pb2.EMBEDDING_VIEW_FULL:
@@ -148,6 +151,7 @@ class DecoderServicer(DecoderServiceServicer):
                 features = embedding.features if embedding is not None else None
             else:
                 found = await self._store.extend_embedding(tenant, alias.image_digest)
+            store_s = time.monotonic() - started
         if not found:
             raise EmbeddingNotFound(
                 f"The embedding of image_id '{request.image_id}' has expired. Call embed_image again."
@@ -160,7 +164,7 @@ class DecoderServicer(DecoderServiceServicer):
             expires_at=self._store.expires_at(),
             features=features,
         )
-        return pb.GetEmbeddingResponse(embedding=embedding_message)
+        return pb.GetEmbeddingResponse(embedding=embedding_message, timings=to_timings(store=store_s))
 
     async def DeleteEmbedding(
         self, request: pb.DeleteEmbeddingRequest, context: _Context

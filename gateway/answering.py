@@ -12,7 +12,7 @@ from gateway import render
 from gateway.calls import Call, Reception
 from gateway.clients import Services
 from gateway.fields import fields_of
-from gateway.headers import CACHE_HEADER, outcome_headers, stored_headers
+from gateway.headers import CACHE_HEADER, outcome_headers
 from gateway.metrics import count_outcome
 from gateway.pictures import read_picture
 from gateway.sam2_schemas import Sam2EmbedImageBody, Sam2SegmentImageBody
@@ -22,8 +22,6 @@ from gateway.translate import read_prompts, read_subject
 from gateway.workers import OFFLOAD_BYTES, Workers
 from sam.errors import RequestInvalid
 from sam.v1 import embedding_pb2
-
-_FULL, _BASIC = embedding_pb2.EMBEDDING_VIEW_FULL, embedding_pb2.EMBEDDING_VIEW_BASIC
 
 RenderMasks = Callable[[Outcome, str, float, int], tuple[bytes, str]]
 
@@ -94,16 +92,17 @@ class Answering:
     async def look_up(self, request: Request, query_key: str | None, image_id: str) -> Response:
         """Tell what is stored under an image_id."""
         call = self._reception.admit(request, query_key)
-        embedding = await self._services.decoder.get_embedding(image_id, _BASIC, call)
-        headers = stored_headers(embedding)
-        return Response(render.stored_embedding_json(embedding), 200, headers, render.JSON)
+        outcome = await self._segmenter.find(image_id, features=False, call=call)
+        started = time.monotonic()
+        return _outcome_response(outcome, render.stored_embedding_json(outcome.embedding), render.JSON, started)
 
     async def download(self, request: Request, query_key: str | None, image_id: str, dtype: str) -> Response:
         """Return what is stored under an image_id as a `.npy` file."""
         call = self._reception.admit(request, query_key)
-        embedding = await self._services.decoder.get_embedding(image_id, _FULL, call)
-        content = await self._workers.run(True, render.embedding_npy, embedding, dtype)
-        return Response(content, 200, stored_headers(embedding), render.BINARY)
+        outcome = await self._segmenter.find(image_id, features=True, call=call)
+        started = time.monotonic()
+        content = await self._workers.run(True, render.embedding_npy, outcome.embedding, dtype)
+        return _outcome_response(outcome, content, render.BINARY, started)
 
     async def forget(self, request: Request, query_key: str | None, image_id: str, purge: bool) -> Response:
         """Forget an image_id."""

@@ -141,11 +141,10 @@ class DecoderClient(ServiceClient):
 
     async def get_embedding(
         self, image_id: str, view: embedding_pb2.EmbeddingView.ValueType, call: Call
-    ) -> embedding_pb2.ImageEmbedding:
+    ) -> decoder_pb.GetEmbeddingResponse:
         """Return the stored embedding that an image_id is bound to."""
         request = decoder_pb.GetEmbeddingRequest(image_id=image_id, view=view)
-        response = await self.invoke(self._stub.GetEmbedding, request, call)
-        return response.embedding
+        return await self.invoke(self._stub.GetEmbedding, request, call)
 
     async def delete_embedding(self, image_id: str, purge: bool, call: Call) -> None:
         """Forget an image_id, and with `purge` the embedding as well."""

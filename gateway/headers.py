@@ -36,11 +36,6 @@ def outcome_headers(outcome: Outcome) -> dict[str, str]:
     return headers
 
 
-def stored_headers(embedding: embedding_pb2.ImageEmbedding) -> dict[str, str]:
-    """Return the headers of a stored embedding that was looked up."""
-    return {**_embedding_headers(embedding), CACHE_HEADER: _CACHE_WORDS[embedding_pb2.CACHE_STATUS_HIT]}
-
-
 def _embedding_headers(embedding: embedding_pb2.ImageEmbedding) -> dict[str, str]:
     """Return the headers that tell which picture and which model it is."""
     headers = {MODEL_HEADER: embedding.model}

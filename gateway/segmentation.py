@@ -89,8 +89,10 @@ class Segmenter:
         Raises:
             SamovarError: see `DecoderService.GetEmbedding`.
         """
-        embedding = await self._decoder.get_embedding(image_id, _FULL if features else _BASIC, call)
-        return Outcome(embedding, _HIT)
+        response = await self._decoder.get_embedding(image_id, _FULL if features else _BASIC, call)
+        outcome = Outcome(response.embedding, _HIT)
+        outcome.add_timings(response.timings)
+        return outcome
 
     async def segment(self, subject: Subject, request: decoder_pb.SegmentImageRequest, call: Call) -> Outcome:
         """Predict the masks of every prompt.

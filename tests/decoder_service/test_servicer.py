@@ -236,6 +236,7 @@ def test_get_and_delete_embedding() -> None:
         basic = await service.call(service.stub.GetEmbedding(pb.GetEmbeddingRequest(image_id="cup")))
         assert not basic.embedding.HasField("features")
         assert basic.embedding.image_digest == DIGEST
+        assert basic.timings.store.ToNanoseconds() > 0
         full = pb.GetEmbeddingRequest(image_id="cup", view=embedding_pb2.EMBEDDING_VIEW_FULL)
         whole = await service.call(service.stub.GetEmbedding(full))
         assert (from_tensor(whole.embedding.features) == seeded_features()).all()

@@ -227,7 +227,9 @@ class FakeDecoder(decoder_service_pb2_grpc.DecoderServiceServicer):
         answer = basic(embedding, request.image_id)
         if request.view == FULL:
             answer.features.CopyFrom(embedding.features)
-        return pb.GetEmbeddingResponse(embedding=answer)
+        response = pb.GetEmbeddingResponse(embedding=answer)
+        response.timings.store.FromMilliseconds(3)
+        return response
 
     async def DeleteEmbedding(  # noqa: N802 (the contract's name)
         self, request: pb.DeleteEmbeddingRequest, context: grpc.aio.ServicerContext[Any, Any]

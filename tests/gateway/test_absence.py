@@ -33,7 +33,7 @@ def _call(seconds: float = 20) -> Call:
 
 
 async def _get(client: DecoderClient, image_id: str = "x") -> str:
-    return (await client.get_embedding(image_id, _BASIC, _call())).image_id
+    return (await client.get_embedding(image_id, _BASIC, _call())).embedding.image_id
 
 
 async def _refused(client: DecoderClient, seconds: float = 20) -> tuple[SamovarError, float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from gateway.clients import Services
@@ -103,6 +105,39 @@ def test_metrics_count_where_embeddings_came_from(stack: Stack) -> None:
     """Hits and misses are counted."""
     stack.http.post(SEGMENT, json={**BODY, "image": as_image(picture())})
     assert 'samovar_gateway_embeddings_total{cache_status="miss"}' in stack.http.get("/metrics").text
+
+
+def test_server_timing_tells_where_the_time_went(stack: Stack) -> None:
+    """The stages of all calls are told in their order, after the body's own way here and before the total."""
+
+    def stages(answer: httpx2.Response) -> list[str]:
+        entries = [entry.partition(";dur=") for entry in answer.headers["server-timing"].split(", ")]
+        assert all(float(milliseconds) >= 0 for _, _, milliseconds in entries)
+        return [stage for stage, _, _ in entries]
+
+    first = stack.http.post(SEGMENT, json={**BODY, "image": as_image(picture())})
+    assert stages(first) == ["receive", "queue", "encode", "decode", "render", "total"]
+    assert stages(stack.http.post(SEGMENT, json=BODY)) == ["receive", "queue", "decode", "render", "total"]
+    for suffix in ("", ".npy"):
+        found = stack.http.get(f"/sam/embeddings/a{suffix}")
+        assert stages(found) == ["store", "render", "total"]
+        assert "store;dur=3.0" in found.headers["server-timing"]
+    assert stages(stack.http.get("/healthz")) == ["total"]
+
+
+def test_metrics_count_where_the_time_went(stack: Stack) -> None:
+    """The stages of Server-Timing are added up."""
+
+    def seconds(stage: str) -> float:
+        text = stack.http.get("/metrics").text
+        found = re.search(rf'samovar_gateway_stage_seconds_total{{stage="{stage}"}} (\S+)', text)
+        return float(found[1]) if found else 0.0
+
+    before = seconds("decode")
+    stack.http.post(SEGMENT, json={**BODY, "image": as_image(picture())})
+    # What the fake decoder says that it took.
+    assert seconds("decode") == pytest.approx(before + 0.01)
+    assert seconds("receive") > 0
 
 
 def test_pages_of_other_origins_may_not_read_by_default(stack: Stack) -> None:
