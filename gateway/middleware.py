@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.calls import REQUEST_ID_HEADER
 from gateway.errors import internal_error_response
 from gateway.headers import TIMING_HEADER, timing_of
-from gateway.metrics import IN_PROGRESS, REQUEST_SECONDS, REQUESTS, SENT_BYTES, STAGE_SECONDS
+from gateway.metrics import IN_PROGRESS, SENT_BYTES, count_request, count_stage
 from sam.rpc.caller import request_id_or_new
 
 log = structlog.get_logger("gateway")
@@ -56,7 +56,7 @@ class RequestMiddleware:
                 ]
                 headers[TIMING_HEADER] = ", ".join(filter(None, stages))
                 if receive_s is not None:
-                    STAGE_SECONDS.labels("receive").inc(receive_s)
+                    count_stage("receive", receive_s)
             else:
                 sent += len(message.get("body", b""))
             await send(message)
@@ -80,8 +80,7 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
     # The route as declared, never the path as sent: a label must not have a value for every image_id.
     route = getattr(scope.get("route"), "path", "none")
     method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
-    REQUESTS.labels(route=route, method=method, status=str(status)).inc()
-    REQUEST_SECONDS.labels(route=route).observe(seconds)
+    count_request(route, method, status, seconds)
     # As it was sent, escapes and all: decoded, it could hold line breaks and pass for lines of its own.
     path = scope.get("raw_path", b"").decode("ascii", "replace")
     named = {"caller": caller} if (caller := scope["state"]["caller"]) else {}
