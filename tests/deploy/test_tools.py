@@ -125,6 +125,50 @@ def test_redis_is_installed_from_the_systems_packages(tmp_path: Path) -> None:
     assert asked == ["update -q", "install -q -y --no-install-recommends redis-server"]
 
 
+def promtool_fetched(tmp_path: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run ensure_promtool.sh in a checkout of its own."""
+    checkout = tmp_path / "checkout"
+    (checkout / "tools").mkdir(parents=True)
+    shutil.copy(TOOLS / "ensure_promtool.sh", checkout / "tools")
+    command = [SHELL, str(checkout / "tools" / "ensure_promtool.sh")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_promtool_is_unpacked_and_not_installed(tmp_path: Path) -> None:
+    """From Debian's package the programs are taken without root, into the build folder, and not a second time."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    environment = tools_only(programs, "mktemp", "tail", "rm", "mkdir", "chmod", "dirname", "cat", "touch")
+    unpacking = (
+        'bin="$3/usr/bin"; mkdir -p "$bin"; '
+        'for one in promtool prometheus; do touch "$bin/$one"; chmod +x "$bin/$one"; done'
+    )
+    stand_ins = {
+        "id": "echo 1000",
+        "apt-get": f'echo "$*" >>{tmp_path}/asked; touch prometheus_2_amd64.deb',
+        "dpkg": unpacking,
+    }
+    for name, lines in stand_ins.items():
+        (programs / name).write_text(f"#!{SHELL}\n{lines}\n")
+        (programs / name).chmod(0o755)
+    done = promtool_fetched(tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text().splitlines() == ["download -q prometheus"]
+    again = [SHELL, str(tmp_path / "checkout" / "tools" / "ensure_promtool.sh")]
+    done = subprocess.run(again, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_promtool_that_cannot_be_had(tmp_path: Path) -> None:
+    """Where nothing gets it, one line says what to do."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    done = promtool_fetched(tmp_path, tools_only(programs, "mktemp", "tail", "rm", "dirname", "id"))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "package prometheus" in done.stderr
+
+
 def test_a_python_is_found() -> None:
     """The Python that `make` takes is recent enough."""
     found = subprocess.run([SHELL, str(TOOLS / "find_python.sh")], capture_output=True, text=True, check=True).stdout

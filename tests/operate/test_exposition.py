@@ -134,13 +134,18 @@ def test_series_do_not_grow_with_users_pictures_or_paths(server: Process) -> Non
     """More users, pictures, names, keys and made-up routes add not one series, and are named in none."""
     with server.http(timeout=30, trust_env=False) as http:
         click(http, "somebody", 4)
-        before = set(series_of(http.get("/metrics").text))
+        before = http.get("/metrics").text
         for number in range(4):
             click(http, f"somebody-else-{number}", 10 + number)
         text = http.get("/metrics").text
-    assert set(series_of(text)) == before
+    assert kinds_of(text) == kinds_of(before)
     assert "somebody" not in text
-    assert len(before) < 1500
+    assert len(series_of(text)) < 1500
+
+
+def kinds_of(text: str) -> set[str]:
+    """Return the series of an exposition, but for leases: on a slow machine one may be renewed for the first time."""
+    return {series for series in series_of(text) if 'kind="lease"' not in series}
 
 
 def test_a_service_of_its_own_tells_on_a_port_of_its_own(tmp_path: Path) -> None:
