@@ -13,11 +13,13 @@ from sam.exposure import warn_if_open
 from sam.lifecycle import run_until_signalled
 from sam.logs import configure_logs
 from sam.metrics_listener import metrics_served
+from sam.tracing import start_tracing
 
 
 def run(settings: DecoderSettings) -> None:
     """Serve until a signal."""
     configure_logs(settings, "decoder_service")
+    start_tracing("samovar-decoder")
     keys, certificates = settings.api_keys_file is not None, settings.grpc_tls_client_ca is not None
     warn_if_open(settings.host, settings.port, keys=keys, certificates=certificates)
     run_until_signalled(lambda: _serving(settings))

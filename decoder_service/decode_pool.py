@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from decoder_service.metrics import BUSY_SECONDS, QUEUE_SECONDS, QUEUED_TURNS, WORKERS
 from decoder_service.team import solo_executor
 from sam.errors import DeadlineExceeded
+from sam.tracing import record
 
 _Result = TypeVar("_Result")
 
@@ -48,8 +49,10 @@ class DecodePool:
             DeadlineExceeded: its turn came too late.
         """
         asked = time.monotonic()
+        started = 0.0
 
         def in_turn() -> Done[_Result]:
+            nonlocal started
             started = time.monotonic()
             QUEUED_TURNS.dec()
             if deadline is not None and started >= deadline:
@@ -63,7 +66,10 @@ class DecodePool:
         QUEUED_TURNS.inc()
         turn = self._executor.submit(in_turn)
         turn.add_done_callback(_leave_queue)
-        return await asyncio.wrap_future(turn)
+        try:
+            return await asyncio.wrap_future(turn)
+        finally:
+            record("queue", asked, started or time.monotonic())
 
     def close(self) -> None:
         """Finish what has started, drop the rest."""

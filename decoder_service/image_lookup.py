@@ -20,6 +20,7 @@ from sam.embedding import Alias
 from sam.embedding_store import EmbeddingStore
 from sam.errors import EmbeddingNotFound, StoreUnavailable
 from sam.geometry import Size
+from sam.tracing import span
 from sam.v1 import embedding_pb2
 
 log = structlog.get_logger("decoder_service.image_lookup")
@@ -150,7 +151,8 @@ class ImageLookup:
         embedding = await self._store.load_embedding(tenant, image_digest)
         if embedding is None:
             return None
-        prepared = await self._pool.run(lambda: self._prepare(embedding.features))
+        with span("prepare embedding"):
+            prepared = await self._pool.run(lambda: self._prepare(embedding.features))
         return CachedImage(prepared.result, embedding.original_size)
 
     def _prepare(self, features: npt.NDArray[np.floating]) -> PreparedEmbedding:

@@ -15,6 +15,7 @@ from decoder_service.metrics import count_turn
 from decoder_service.model import MaskPrediction, MaskPredictor
 from decoder_service.prompts import Prompt
 from sam.errors import RequestTooLarge
+from sam.tracing import record
 from sam.v1 import decoder_service_pb2
 
 _MASKS_AT_ONCE = 8
@@ -82,6 +83,9 @@ class Segmenter:
             members = [prompts[index] for index in group]
             notify = on_last if group[-1] == len(prompts) - 1 else None
             turn, queued_s = await self._pool.run(partial(self._turn, image, members, form, room, notify), deadline)
+            encoding = turn.started + turn.decode_s
+            record("decode masks", turn.started, encoding, samovar__prompts=len(members))
+            record("encode masks", encoding, encoding + turn.render_s)
             for index, result in zip(group, turn.results, strict=True):
                 done.results[index] = result
             room -= turn.size
@@ -138,11 +142,12 @@ class Segmenter:
                 )
         decode_s, render_s = predicted - started, time.monotonic() - predicted
         count_turn(len(prompts), decode_s=decode_s, render_s=render_s)
-        return _Turn(results, size, decode_s, render_s)
+        return _Turn(results, size, started, decode_s, render_s)
 
 
 class _Turn(NamedTuple):
     results: list[decoder_service_pb2.PromptResult]
     size: int  # of the results, in bytes
+    started: float  # on the monotonic clock
     decode_s: float
     render_s: float

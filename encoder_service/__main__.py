@@ -13,6 +13,7 @@ from sam.exposure import warn_if_open
 from sam.lifecycle import let_waiting_threads_sleep, run_until_signalled
 from sam.logs import configure_logs
 from sam.metrics_listener import metrics_served
+from sam.tracing import start_tracing
 
 DESCRIPTION = "Serve the image encoder over gRPC: pictures in, image embeddings into the store."
 
@@ -20,6 +21,7 @@ DESCRIPTION = "Serve the image encoder over gRPC: pictures in, image embeddings 
 def run(settings: EncoderSettings) -> None:
     """Serve until a signal."""
     configure_logs(settings, "encoder")
+    start_tracing("samovar-encoder")
     keys, certificates = settings.api_keys_file is not None, settings.grpc_tls_client_ca is not None
     warn_if_open(settings.host, settings.port, keys=keys, certificates=certificates)
     let_waiting_threads_sleep()

@@ -19,6 +19,7 @@ from encoder_service.single_flight import SingleFlight
 from sam.embedding import Alias
 from sam.embedding_store import EmbeddingStore
 from sam.geometry import Size
+from sam.tracing import record, span
 
 
 class CacheStatus(Enum):
@@ -109,7 +110,9 @@ class Embedder:
                 if known is not None:
                     return known
             started = time.monotonic()
-            content = await self._downloads.run((tenant, order.url), lambda: self._fetcher.fetch(order.url))
+            # Not where from: an address may hold a secret.
+            with span("fetch image"):
+                content = await self._downloads.run((tenant, order.url), lambda: self._fetcher.fetch(order.url))
             times.fetch = time.monotonic() - started
 
         # Hashing 20 MiB takes 10 ms and more, which the event loop does not have.
@@ -153,6 +156,7 @@ class Embedder:
             return found, CacheStatus.HIT
         if follows or found.computed is None:
             times.queue = time.monotonic() - started
+            record("wait for another's encode", started, started + times.queue)
             return found, CacheStatus.WAIT
         times.queue, times.encode, times.store = found.computed.queue_s, found.computed.encode_s, found.store_s
         return found, CacheStatus.MISS

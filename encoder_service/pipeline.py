@@ -18,6 +18,7 @@ from encoder_service.limits import ImageLimits
 from encoder_service.preprocessing import PreparedImage, prepare_image
 from sam.embedding import Embedding, ModelIdentity
 from sam.errors import ImageError
+from sam.tracing import record, span
 
 log = structlog.get_logger("encoder_service.pipeline")
 
@@ -96,7 +97,12 @@ class EncodingPipeline:
             self._decoding -= 1
             metrics.PREPARING_IMAGES.dec()
         decoded = time.monotonic()
-        result = await self._queue.embed(prepared.pixels, ticket=ticket)
+        record("queue", submitted, started)
+        record("decode image", started, decoded)
+        with span("embed image"):
+            result = await self._queue.embed(prepared.pixels, ticket=ticket)
+            record("queue", decoded, decoded + result.queue_s)
+            record("encode image", decoded + result.queue_s, decoded + result.queue_s + result.encode_s)
         # Not on the decoding threads: what is done must not wait for what has just begun.
         features = await asyncio.to_thread(self._as_features, result.embedding)
         embedding = Embedding(

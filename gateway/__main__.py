@@ -12,11 +12,13 @@ from sam.exposure import warn_if_open
 from sam.lifecycle import run_until_signalled
 from sam.logs import configure_logs
 from sam.metrics_listener import metrics_served
+from sam.tracing import start_tracing
 
 
 def run(settings: GatewaySettings) -> None:
     """Serve until a signal."""
     configure_logs(settings, "gateway")
+    start_tracing("samovar-gateway")
     warn_if_open(settings.host, settings.port, keys=settings.api_keys_file is not None)
 
     @asynccontextmanager

@@ -21,6 +21,7 @@ from gateway.segmentation import Outcome, Segmenter
 from gateway.translate import read_prompts, read_subject
 from gateway.workers import OFFLOAD_BYTES, Workers
 from sam.errors import RequestInvalid
+from sam.tracing import record
 from sam.v1 import embedding_pb2
 
 RenderMasks = Callable[[Outcome, str, float, int], tuple[bytes, str]]
@@ -163,6 +164,7 @@ def _is_large(value: object) -> bool:
 def _outcome_response(outcome: Outcome, content: bytes, media_type: str, render_started: float) -> Response:
     """Build the response, counting our own share of the rendering to its stage."""
     rendered_s = time.monotonic() - render_started
+    record("render answer", render_started, render_started + rendered_s, samovar__bytes=len(content))
     outcome.stage_s["render"] = outcome.stage_s.get("render", 0.0) + rendered_s
     headers = outcome_headers(outcome)
     count_outcome(headers.get(CACHE_HEADER, "none"), outcome.stage_s.items())

@@ -25,8 +25,10 @@ from gateway.routes.sam2 import sam2_router
 from gateway.routes.surroundings import NAME, surroundings_router
 from gateway.segmentation import Segmenter
 from gateway.settings import GatewayOptions
+from gateway.tracing import TracingMiddleware
 from gateway.workers import Workers
 from sam.auth import KeyRing
+from sam.tracing import is_tracing
 from sam.version import version
 
 _DESCRIPTION = """Segment Anything, served apart: a picture is embedded once and segmented as often as you like.
@@ -35,6 +37,9 @@ Embed a picture under an `image_id`, then send points, boxes or earlier masks wi
 says in `X-Cache` whether the embedding was there already, and in `Server-Timing` how long what took. An error is
 `{"message", "reason", "request_id"}`.
 """
+
+_NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""Of FastAPI's own, which would write queries down, and so keys: see `gateway.tracing`."""
 
 
 def build_app(options: GatewayOptions, services: Services, readiness: Readiness, workers: Workers) -> FastAPI:
@@ -45,7 +50,12 @@ def build_app(options: GatewayOptions, services: Services, readiness: Readiness,
     """
     # /docs and /redoc with the scripts in the package, for people and networks without the wide world.
     app: FastAPI = FastAPIOffline(
-        title=NAME, version=version(), description=_DESCRIPTION, redirect_slashes=False, static_url="/docs-assets"
+        title=NAME,
+        version=version(),
+        description=_DESCRIPTION,
+        redirect_slashes=False,
+        static_url="/docs-assets",
+        telemetry=_NO_TELEMETRY,
     )
     reception = Reception(KeyRing.of(options), options.request_timeout_s)
     answering = Answering(reception, services, workers, options.answer_max_bytes)
@@ -77,4 +87,6 @@ def build_app(options: GatewayOptions, services: Services, readiness: Readiness,
             expose_headers=list(EXPOSED),
         )
     app.add_middleware(RequestMiddleware)
+    if is_tracing():
+        app.add_middleware(TracingMiddleware)
     return app

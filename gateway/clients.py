@@ -22,6 +22,7 @@ from sam.errors import (
 )
 from sam.rpc.channel import open_channel
 from sam.rpc.status import from_rpc_error, is_unreached
+from sam.rpc.tracing import traced_channel
 from sam.tls import Tls
 from sam.v1 import decoder_service_pb2 as decoder_pb
 from sam.v1 import decoder_service_pb2_grpc, embedding_pb2, encoder_service_pb2_grpc
@@ -125,7 +126,7 @@ class DecoderClient(ServiceClient):
     def __init__(self, target: str, tls: Tls | None = None) -> None:
         """See `ServiceClient`."""
         super().__init__(target, DECODER_SERVICE, DecoderUnavailable, tls)
-        self._stub = decoder_service_pb2_grpc.DecoderServiceStub(self.channel)
+        self._stub = decoder_service_pb2_grpc.DecoderServiceStub(traced_channel(self.channel))
 
     async def segment_image(
         self, request: decoder_pb.SegmentImageRequest, call: Call
@@ -163,7 +164,7 @@ class EncoderClient(ServiceClient):
     def __init__(self, target: str, tls: Tls | None = None) -> None:
         """See `ServiceClient`."""
         super().__init__(target, ENCODER_SERVICE, EncoderUnavailable, tls)
-        self._stub = encoder_service_pb2_grpc.EncoderServiceStub(self.channel)
+        self._stub = encoder_service_pb2_grpc.EncoderServiceStub(traced_channel(self.channel))
 
     async def embed_image(self, request: encoder_pb.EmbedImageRequest, call: Call) -> encoder_pb.EmbedImageResponse:
         """Compute and store the embedding of an image."""

@@ -76,6 +76,8 @@ async def _answer_samovar_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ServiceError):
         log.warning("request failed", reason=error.reason, message=error.message)
     ERRORS.labels(error.reason).inc()
+    # For the request's own log line.
+    request.state.reason = error.reason
     return error_response(error, request_id_of(request))
 
 
@@ -83,6 +85,7 @@ async def _answer_validation_error(request: Request, error: Exception) -> Respon
     if not isinstance(error, RequestValidationError):
         raise error
     ERRORS.labels(RequestInvalid.reason).inc()
+    request.state.reason = RequestInvalid.reason
     details = [_detail(entry) for entry in error.errors()[:_MAX_DETAILS]]
     body = {
         "message": _summary(details),
@@ -97,6 +100,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     """Answer what the framework itself refuses: an unknown route, or a wrong method."""
     if not isinstance(error, HTTPException):
         raise error
+    request.state.reason = RequestInvalid.reason
     path = request.url.path
     messages = {
         404: f"There is no route {path}; /docs lists them all.",

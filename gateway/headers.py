@@ -44,6 +44,11 @@ def _embedding_headers(embedding: embedding_pb2.ImageEmbedding) -> dict[str, str
     return headers
 
 
+def stage_ms(server_timing: str) -> dict[str, float]:
+    """Return the stages of a value of `Server-Timing` that `server_timing` made, in milliseconds."""
+    return {name: float(ms) for name, _, ms in (stage.partition(";dur=") for stage in server_timing.split(", "))}
+
+
 def server_timing(stage_s: Mapping[Stage, float]) -> str:
     """Return the value of `Server-Timing`, in milliseconds, the stages in their order."""
     return ", ".join(timing_of(stage, stage_s[stage]) for stage in STAGES if stage in stage_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,13 +15,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.calls import REQUEST_ID_HEADER
 from gateway.errors import internal_error_response
-from gateway.headers import TIMING_HEADER, timing_of
+from gateway.headers import TIMING_HEADER, stage_ms, timing_of
 from gateway.metrics import IN_PROGRESS, SENT_BYTES, count_request, count_stage
 from sam.rpc.caller import request_id_or_new
 
 log = structlog.get_logger("gateway")
 
-_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_OK = 200
+
+KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+PROBES = frozenset({"/healthz", "/readiness", "/metrics"})
+"""What orchestrators and scrapers ask for every few seconds: logged only where the answer is a bad one."""
 
 
 class RequestMiddleware:
@@ -40,21 +46,22 @@ class RequestMiddleware:
         # What a request holds until the last byte of its answer.
         held = ExitStack()
         scope.setdefault("state", {}).update(request_id=request_id, started=started, caller="", held=held)
-        status = sent = 0
+        status, sent, stages = 0, 0, ""
 
         async def send_named(message: Message) -> None:
-            nonlocal status, sent
+            nonlocal status, sent, stages
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
+                stages = headers.get(TIMING_HEADER, "")
                 receive_s = scope["state"].get("receive_s")
-                stages = [
-                    None if receive_s is None else timing_of("receive", receive_s),
-                    headers.get(TIMING_HEADER),
+                parts = [
+                    "" if receive_s is None else timing_of("receive", receive_s),
+                    stages,
                     timing_of("total", time.monotonic() - started),
                 ]
-                headers[TIMING_HEADER] = ", ".join(filter(None, stages))
+                headers[TIMING_HEADER] = ", ".join(filter(None, parts))
                 if receive_s is not None:
                     count_stage("receive", receive_s)
             else:
@@ -72,16 +79,25 @@ class RequestMiddleware:
             finally:
                 IN_PROGRESS.dec()
                 SENT_BYTES.inc(sent)
-                _record(scope, status, time.monotonic() - started)
+                _record(scope, status, time.monotonic() - started, stages)
 
 
-def _record(scope: Scope, status: int, seconds: float) -> None:
+def route_of(scope: Scope) -> str:
+    """Return the route as declared, never the path as sent, which may be a name of the caller's."""
+    route: str = getattr(scope.get("route"), "path", "none")
+    return route
+
+
+def _record(scope: Scope, status: int, seconds: float, stages: str) -> None:
     """Count and log a request. Its query is left out: it may hold a key."""
-    # The route as declared, never the path as sent: a label must not have a value for every image_id.
-    route = getattr(scope.get("route"), "path", "none")
-    method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
+    route = route_of(scope)
+    method = scope["method"] if scope["method"] in KNOWN_METHODS else "other"
     count_request(route, method, status, seconds)
     # As it was sent, escapes and all: decoded, it could hold line breaks and pass for lines of its own.
     path = scope.get("raw_path", b"").decode("ascii", "replace")
-    named = {"caller": caller} if (caller := scope["state"]["caller"]) else {}
-    log.info("request", method=method, path=path, status=status, ms=round(seconds * 1e3, 1), **named)
+    state = scope["state"]
+    more: dict[str, Any] = {name: state[name] for name in ("reason", "caller") if state.get(name)}
+    if stages:
+        more["stage_ms"] = stage_ms(stages)
+    write = log.debug if route in PROBES and status == _OK else log.info
+    write("request", method=method, path=path, status=status, ms=round(seconds * 1e3, 1), **more)

@@ -11,6 +11,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import structlog
 
+from sam.tracing import stop_tracing
+
 log = structlog.get_logger("sam.lifecycle")
 
 
@@ -29,7 +31,10 @@ def run_until_signalled(services: Callable[[], AbstractAsyncContextManager[None]
     A signal that comes while it is still being entered gives that up. A second signal ends the process at once. An
     exception from entering it is raised here.
     """
-    asyncio.run(_run(services))
+    try:
+        asyncio.run(_run(services))
+    finally:
+        stop_tracing()
 
 
 async def _run(services: Callable[[], AbstractAsyncContextManager[None]]) -> None:

@@ -8,6 +8,14 @@ import sys
 import structlog
 
 from sam.settings import Settings
+from sam.tracing import trace_id
+
+
+def _add_trace(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Name the trace that a line is part of, where there is one."""
+    if (trace := trace_id()) is not None:
+        line["trace_id"] = trace
+    return line
 
 
 def configure_logs(settings: Settings, service: str) -> None:
@@ -20,6 +28,7 @@ def configure_logs(settings: Settings, service: str) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        _add_trace,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if pretty else "iso", utc=not pretty),
     ]
     renderer: structlog.typing.Processor

@@ -13,6 +13,7 @@ from gateway.service import gateway_running
 from sam.checkpoints import find_checkpoint
 from sam.embedding import ModelIdentity
 from sam.embedding_store import Backend, InProcessBackend, open_redis
+from sam.embedding_store.traced import traced
 from sam.errors import StartupError
 from sam.lifecycle import run_until_signalled
 from sam.settings import RpcServerSettings, RpcTlsSettings
@@ -75,7 +76,9 @@ async def _running(settings: ServeSettings, model: ModelIdentity) -> AsyncIterat
 @asynccontextmanager
 async def _store_backend(settings: ServeSettings) -> AsyncIterator[Backend]:
     backend: Backend = (
-        InProcessBackend(settings.in_process_store_bytes) if settings.redis_url is None else open_redis(settings)
+        traced(InProcessBackend(settings.in_process_store_bytes))
+        if settings.redis_url is None
+        else open_redis(settings)
     )
     try:
         await backend.reach()

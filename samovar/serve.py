@@ -6,6 +6,7 @@ from sam.command import settings_command
 from sam.errors import StartupError
 from sam.lifecycle import let_waiting_threads_sleep
 from sam.logs import configure_logs
+from sam.tracing import start_tracing
 from samovar.ports import check_ports
 from samovar.settings import ServeSettings
 
@@ -17,6 +18,7 @@ def run(settings: ServeSettings) -> None:
         StartupError: a port is in use, or there is nothing to serve.
     """
     configure_logs(settings, "samovar")
+    start_tracing("samovar")
     highest = max(settings.ports.values())
     if highest > 65535:
         raise StartupError(f"There is no port {highest}: with --port {settings.port}, give the gRPC ports as well.")

@@ -13,6 +13,7 @@ from decoder_service.image_lookup import FoundImage
 from decoder_service.metrics import count_turn
 from decoder_service.model import MaskPredictor
 from decoder_service.prompts import Prompt
+from sam.tracing import span
 
 
 @dataclass
@@ -71,7 +72,8 @@ class EverythingSegmenter:
         state = Everything(points_total=len(prompts))
         for group in self._predictor.batches(prompts):
             members = [prompts[index] for index in group]
-            turn, queued_s = await self._pool.run(partial(self._turn, image, members, thresholds, state), deadline)
+            with span("segment a part of the grid", samovar__prompts=len(members)):
+                turn, queued_s = await self._pool.run(partial(self._turn, image, members, thresholds, state), deadline)
             state.masks += turn
             state.points_done += len(group)
             state.queued_s += queued_s

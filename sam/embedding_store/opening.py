@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from sam.embedding_store.backend import Backend
 from sam.embedding_store.redis import RedisBackend
+from sam.embedding_store.traced import traced
 from sam.errors import StartupError
 
 if TYPE_CHECKING:
     from sam.settings import StoreSettings
 
 
-def open_redis(settings: StoreSettings) -> RedisBackend:
+def open_redis(settings: StoreSettings) -> Backend:
     """Prepare the backend in the Redis of `redis_url`, which is set; nothing is connected yet.
 
     Raises:
@@ -23,7 +25,7 @@ def open_redis(settings: StoreSettings) -> RedisBackend:
     if settings.redis_password_file is not None:
         url = with_password(url, settings.redis_password_file)
     try:
-        return RedisBackend(url, timeout_s=settings.redis_timeout_s)
+        return traced(RedisBackend(url, timeout_s=settings.redis_timeout_s))
     except ValueError as error:
         raise StartupError(f"--redis-url is no URL of a Redis such as redis://host:6379/0: {error}.") from None
 

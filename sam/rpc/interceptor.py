@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from sam.auth import KeyRing
 from sam.errors import InternalError, RequestInvalid, SamovarError, StoreUnavailable
 from sam.patience import begin_to_doubt
+from sam.rpc.call_log import CallEnd, log_call
 from sam.rpc.caller import REQUEST_ID_KEY, STORE_LOST_KEY, api_key_of, request_id_or_new, to_dict
 from sam.rpc.status import DETAILS_KEY, code_of, to_status
 
@@ -50,10 +51,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         metadata = to_dict(handler_call_details.invocation_metadata or ())
         request_id, api_key = request_id_or_new(metadata.get(REQUEST_ID_KEY)), api_key_of(metadata)
+        known = _Call(method, request_id, api_key, self._keys)
         try:
             self._keys.admit(api_key)
         except SamovarError as error:
-            return _refusing(handler, error, request_id)
+            return _refusing(handler, error, known)
         # The type stubs know the synchronous server only; on grpc.aio these are coroutine functions and generators.
         behaviour: Any = handler.unary_unary or handler.unary_stream
         if behaviour is None:
@@ -63,7 +65,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
         )
         return build(  # type: ignore[no-any-return]
-            answering(behaviour, _Call(method, request_id, api_key, self._keys)),
+            answering(behaviour, known),
             request_deserializer=_reading(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
@@ -104,9 +106,10 @@ class _Call:
 
 def _answering(behaviour: _Handler, known: _Call) -> _Handler:
     async def call(request: Any, context: _Context) -> Any:
-        async with _reported(context, known):
+        async with _reported(context, known) as end:
             _check_readable(request)
-            return await behaviour(request, context)
+            end.answer = await behaviour(request, context)
+            return end.answer
 
     return call
 
@@ -115,17 +118,18 @@ def _answering_stream(
     behaviour: Callable[[Any, _Context], AsyncGenerator[Any, None]], known: _Call
 ) -> Callable[[Any, _Context], AsyncGenerator[Any, None]]:
     async def call(request: Any, context: _Context) -> AsyncGenerator[Any, None]:
-        async with _reported(context, known):
+        async with _reported(context, known) as end:
             _check_readable(request)
             async with aclosing(behaviour(request, context)) as messages:
                 async for message in messages:
+                    end.answer = message
                     yield message
 
     return call
 
 
 @asynccontextmanager
-async def _reported(context: _Context, known: _Call) -> AsyncIterator[None]:
+async def _reported(context: _Context, known: _Call) -> AsyncIterator[CallEnd]:
     """Log a call under its request id, count it to its key, and end it with the status of what is raised."""
     method, request_id = known.method, known.request_id
     structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -135,18 +139,18 @@ async def _reported(context: _Context, known: _Call) -> AsyncIterator[None]:
         begin_to_doubt()
     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
     started = time.perf_counter()
-    outcome = "CANCELLED"
+    end = CallEnd()
     try:
         with known.keys.holding(known.api_key):
-            yield
-        outcome = "OK"
+            yield end
+        end.outcome = end.code = "OK"
     except SamovarError as error:
-        outcome = error.reason
+        end.outcome, end.code = error.reason, error.grpc_code
         await _abort(context, error, request_id)
     except grpc.aio.AbortError:
         raise
     except Exception:
-        outcome = InternalError.reason
+        end.outcome, end.code = InternalError.reason, InternalError.grpc_code
         log.exception("call failed", method=method)
         await _abort(
             context,
@@ -156,16 +160,17 @@ async def _reported(context: _Context, known: _Call) -> AsyncIterator[None]:
             request_id,
         )
     finally:
-        elapsed_ms = round((time.perf_counter() - started) * 1e3, 1)
-        log.info("call", method=method, outcome=outcome, ms=elapsed_ms)
+        log_call(method, end, seconds=time.perf_counter() - started)
 
 
-def _refusing(handler: _RpcHandler, error: SamovarError, request_id: str) -> _RpcHandler:
-    async def refuse(_: Any, context: _Context) -> NoReturn:
-        await _abort(context, error, request_id)
+def _refusing(handler: _RpcHandler, error: SamovarError, known: _Call) -> _RpcHandler:
+    async def refuse(_: Any, context: _Context) -> None:
+        async with _reported(context, known):
+            raise error
 
     async def refuse_stream(_: Any, context: _Context) -> Any:
-        await _abort(context, error, request_id)
+        async with _reported(context, known):
+            raise error
         yield
 
     kinds = {

@@ -15,6 +15,7 @@ from sam.rpc.counting import CountingInterceptor
 from sam.rpc.credentials import server_credentials
 from sam.rpc.interceptor import CallInterceptor
 from sam.rpc.metrics import SERVING
+from sam.rpc.tracing import tracing_interceptors
 from sam.settings import RpcServerSettings
 from sam.tls import ServerTls
 
@@ -47,7 +48,7 @@ class RpcServer:
         self._tls = ServerTls.of_grpc(settings)
         self._server = grpc.aio.server(
             # The first is the outermost.
-            interceptors=[CountingInterceptor(), CallInterceptor(keys)],
+            interceptors=[*tracing_interceptors(), CountingInterceptor(), CallInterceptor(keys)],
             options=_server_options(settings),
         )
         add_servicer(self._server)
