@@ -43,7 +43,7 @@ def installed(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[
 
 def main() -> None:
     """Write the file."""
-    found = sorted(set(installed("samovar", frozenset({"all", ""}), set())))
+    found = sorted(set(installed("samovar", frozenset({"all", "tracing", ""}), set())))
     FILE.write_text(_HEAD + "".join(f"{name}=={version}\n" for name, version in found))
 
 

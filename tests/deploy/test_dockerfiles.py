@@ -136,7 +136,7 @@ def test_an_image_has_what_its_service_imports(service: str, dockerfile: Dockerf
     assert files
     assert [file for file in files if not file.is_relative_to(tmp_path)] == []
 
-    (extra,) = {match for run in dockerfile.runs for match in re.findall(r'"\.\[(\w+)\]"', run)}
+    (extra,) = {match for run in dockerfile.runs for match in re.findall(r'"\.\[(\w+)\$\{TRACING:\+,tracing\}\]"', run)}
     assert extra == EXTRAS[service]
     installed = _closure([*PROJECT["dependencies"], *PROJECT["optional-dependencies"][extra]])
     providers = metadata.packages_distributions()
