@@ -2,6 +2,7 @@
 
 spans.py        what the rest of the code calls; without tracing each call is one comparison
 variables.py    which variables ask for what
+complaints.py   what OpenTelemetry complains about, said seldom
 exporting.py    the only module that imports OpenTelemetry, and is itself imported only where tracing is on
 """
 

@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sam.errors import SamovarError
+from sam.tracing.complaints import say_seldom
 from sam.tracing.spans import Attribute, Carrier, Kind
 
 STOP_S = 3.0
@@ -41,6 +42,7 @@ def open_tracer(service: str, exporters: list[str]) -> OpenTelemetryTracer:
     Raises:
         ValueError: an exporter is not installed, or a variable of its has a value that it does not take.
     """
+    say_seldom("opentelemetry")
     return OpenTelemetryTracer(service, [BatchSpanProcessor(_exporter(name)) for name in exporters])
 
 

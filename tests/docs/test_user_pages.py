@@ -115,7 +115,7 @@ def test_the_reference_of_grpc_is_that_of_the_protos() -> None:
     assert grpc_reference.PAGE.read_text() == grpc_reference.render(grpc_reference.described()), "run 'make docs'"
 
 
-@pytest.mark.parametrize("page", [*PAGES, *REFERENCES, "proxies.md", "security.md", "tracing.md"])
+@pytest.mark.parametrize("page", [*PAGES, *REFERENCES, "proxies.md", "security.md", "tracing.md", "kubernetes.md"])
 def test_links_lead_somewhere(page: str) -> None:
     """Every relative link names a file of the project, every anchor a heading of its page."""
     for target in re.findall(r"\]\(([^)\s]+)\)", (DOCS / page).read_text()):

@@ -151,7 +151,8 @@ def grpc_collector() -> Iterator[Collector]:
 
     with ThreadPoolExecutor(2) as threads:
         server = grpc.server(threads)
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Servicer(), server)
+        add_servicer: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+        add_servicer(Servicer(), server)
         collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
         try:

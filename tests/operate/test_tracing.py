@@ -283,14 +283,18 @@ def test_a_lost_collector_holds_nothing_up(tmp_path: Path) -> None:
     }
     with spawned("gateway", tmp_path, environment) as gateway:
         _wait_until_alive(gateway.url)
-        for _ in range(20):
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
             assert httpx2.get(f"{gateway.url}/info", trust_env=False, timeout=5).status_code == 200
             time.sleep(0.05)
         began = time.monotonic()
         assert gateway.stop(signal.SIGTERM) == 0
         assert time.monotonic() - began < 10
-        complaints = [line for line in gateway.log.read_text().splitlines() if "opentelemetry" in line.lower()]
-        assert len(complaints) < 20
+        lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+        complaints = [line for line in lines if line["level"] in ("warning", "error")]
+        # Each kind of them once.
+        assert 1 <= len(complaints) <= 3
+        assert all("spans" in line["event"] and line["service"] == "gateway" for line in complaints)
 
 
 def test_unasked_nothing_is_loaded(tmp_path: Path, redis_of_stack: RedisServer) -> None:
