@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Any, Literal, TypeAlias, cast
 
 import grpc
@@ -62,8 +62,9 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
 
         async def stream(request: Any, context: _Context) -> AsyncGenerator[Any, None]:
             with _serving(method, metadata, context):
-                async for message in many(request, context):
-                    yield message
+                async with aclosing(many(request, context)) as messages:
+                    async for message in messages:
+                        yield message
 
         if one is not None:
             built: Any = grpc.unary_unary_rpc_method_handler(
