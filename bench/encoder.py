@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from bench.decoder import Run, hardware, log, medians
-from encoder_service.batching import DeviceQueue
+from encoder_service.batching import DeviceQueue, Embed, Ticket
 from encoder_service.limits import ImageLimits, QueueLimits
 from encoder_service.model import ImageEncoder
 from encoder_service.pipeline import EncodingPipeline
@@ -43,6 +43,9 @@ from tests.upstream import upstream_package, upstream_sam
 _PHOTOGRAPH = Path(__file__).resolve().parent.parent / "gateway" / "demo" / "sample.jpg"
 _QUEUED = 12
 """Pictures that are sent at once, to see whether the network ever waits for one."""
+
+_ASKED, _IN_BULK = 12, 8
+"""Interactive pictures, one after another, and pictures that are on their way in bulk meanwhile."""
 
 
 def photograph() -> bytes:
@@ -105,11 +108,44 @@ async def busy_share(encoder: ImageEncoder, checkpoint: Checkpoint, data: bytes)
         finally:
             at_work.append((started, time.perf_counter()))
 
-    queue = DeviceQueue(embed, encoder.batch_sizes, QueueLimits(max_images=64, max_bytes=2**30))
-    pipeline = EncodingPipeline(checkpoint.identity, queue, ImageLimits(), decode_threads=2, dtype=np.float16)
+    pipeline = _pipeline(embed, encoder, checkpoint)
     await asyncio.gather(*(pipeline.embed(data, "0" * 64) for _ in range(_QUEUED)))
     await pipeline.close()
     return sum(end - start for start, end in at_work) / (at_work[-1][1] - at_work[0][0])
+
+
+def _pipeline(embed: Embed, encoder: ImageEncoder, checkpoint: Checkpoint) -> EncodingPipeline:
+    queue = DeviceQueue(embed, encoder.batch_sizes, QueueLimits(max_images=64, max_bytes=2**30))
+    return EncodingPipeline(checkpoint.identity, queue, ImageLimits(), decode_threads=2, dtype=np.float16)
+
+
+async def interactive_under_bulk(encoder: ImageEncoder, checkpoint: Checkpoint, data: bytes) -> float:
+    """Return how many times longer an interactive picture takes, at its 95th percentile, while others come in bulk."""
+    pipeline = _pipeline(encoder.embed, encoder, checkpoint)
+    random = np.random.default_rng(0)
+
+    async def interactive() -> float:
+        taken = []
+        for _ in range(_ASKED):
+            started = time.perf_counter()
+            await pipeline.embed(data, "0" * 64)
+            taken.append(time.perf_counter() - started)
+            # At any moment of what goes on in bulk.
+            await asyncio.sleep(random.uniform(0, taken[0]))
+        return float(np.percentile(taken, 95))
+
+    async def bulk() -> None:
+        while True:
+            await pipeline.embed(data, "1" * 64, Ticket(bulk=True))
+
+    alone = await interactive()
+    others = [asyncio.create_task(bulk()) for _ in range(_IN_BULK)]
+    among_others = await interactive()
+    for task in others:
+        task.cancel()
+    await asyncio.wait(others)
+    await pipeline.close()
+    return among_others / alone
 
 
 def memory_beyond_weights(checkpoint: Checkpoint, model: str, picture: npt.NDArray[np.uint8]) -> dict[str, float]:
@@ -156,12 +192,15 @@ def measure(model: str, pairs: int) -> dict[str, float | None]:
     encoder = ImageEncoder(network(checkpoint, model), device="cpu", threads=cores)
     busy = asyncio.run(busy_share(encoder, checkpoint, data))
     log(f"{_QUEUED} pictures queued at once: the network was at work {busy:.1%} of the time")
+    slower = asyncio.run(interactive_under_bulk(encoder, checkpoint, data))
+    log(f"an interactive picture while {_IN_BULK} are on their way in bulk: {slower:.1f}x as long, 95th percentiles")
     openvino = taken.get("OpenVINO bf16")
     return {
         "embed_vs_predictor": taken["SamPredictor.set_image"] / taken["ours"],
         "embed_float32_vs_predictor": taken["SamPredictor.set_image"] / taken["ours, float32"],
         "embed_vs_openvino_bf16": openvino / taken["ours"] if openvino else None,
         "device_busy": busy,
+        "interactive_under_bulk": slower,
     }
 
 
