@@ -181,7 +181,7 @@ class HttpCore:
         return (yield from self._patience.retried(attempt, deadline))
 
     def _attempt(
-        self, method: str, path: str, content: bytes, deadline: Deadline, more: Mapping[str, str]
+        self, method: str, path: str, content: bytes, deadline: Deadline, more: Mapping[str, str] = _NO_MORE
     ) -> Steps[HttpAnswer]:
         left_s = deadline.left_s
         # The server gives up when nobody waits any more.

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from sam.v1.encoder_service_pb2 import PRIORITY_BULK, PRIORITY_INTERACTIVE
 
+from sam.v1.encoder_service_pb2 import PRIORITY_BULK, PRIORITY_INTERACTIVE
 from tests.gateway.stack import PATIENCE_S, Stack, as_image, picture, running_stack
 
 SEGMENT = "/sam/segment_image"
