@@ -25,6 +25,8 @@ _OK = 200
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+NO_ROUTE = "none"
+
 PROBES = frozenset({"/healthz", "/readiness", "/metrics"})
 """What orchestrators and scrapers ask for every few seconds: logged only where the answer is a bad one."""
 
@@ -84,7 +86,7 @@ class RequestMiddleware:
 
 def route_of(scope: Scope) -> str:
     """Return the route as declared, never the path as sent, which may be a name of the caller's."""
-    route: str = getattr(scope.get("route"), "path", "none")
+    route: str = getattr(scope.get("route"), "path", NO_ROUTE)
     return route
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.middleware import KNOWN_METHODS, PROBES, route_of
+from gateway.middleware import KNOWN_METHODS, NO_ROUTE, PROBES, route_of
 from sam.tracing import span
 
 _SERVER_ERROR = 500
@@ -41,7 +41,9 @@ class TracingMiddleware:
             finally:
                 # The route as declared, never the path as sent: that may be a name of the caller's.
                 route, state = route_of(scope), scope["state"]
-                serving.rename(f"{method} {route}")
-                serving.set(http__route=route, samovar__request_id=state["request_id"])
+                if route != NO_ROUTE:
+                    serving.rename(f"{method} {route}")
+                    serving.set(http__route=route)
+                serving.set(samovar__request_id=state["request_id"])
                 if state["caller"]:
                     serving.set(samovar__caller=state["caller"])

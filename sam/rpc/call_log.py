@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from sam.tracing import annotate
+from sam.tracing import annotate, is_tracing
 
 log = structlog.get_logger("sam.rpc")
 
@@ -38,10 +38,11 @@ def log_call(method: str, end: CallEnd, *, seconds: float) -> None:
     stage_ms = _stage_ms(end.answer)
     stages: dict[str, Any] = {"stage_ms": stage_ms} if stage_ms else {}
     log.info("call", method=method, outcome=end.outcome, code=end.code, ms=round(seconds * 1e3, 1), **stages)
-    bound = structlog.contextvars.get_contextvars()
-    annotate(samovar__outcome=end.outcome, samovar__request_id=bound["request_id"])
-    if "caller" in bound:
-        annotate(samovar__caller=bound["caller"])
+    if is_tracing():
+        bound = structlog.contextvars.get_contextvars()
+        annotate(samovar__outcome=end.outcome, samovar__request_id=bound["request_id"])
+        if "caller" in bound:
+            annotate(samovar__caller=bound["caller"])
 
 
 def _stage_ms(answer: Any) -> dict[str, float]:

@@ -25,7 +25,7 @@ _UNTRACED_PREFIX = "/grpc."
 _OWN_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """By the semantic conventions, the codes with which the server's span counts as failed; the others are the caller's."""
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 
 
 def tracing_interceptors() -> list[grpc.aio.ServerInterceptor]:
@@ -147,8 +147,9 @@ def _serving(path: str, metadata: dict[str, str], context: _Context) -> Iterator
             code = grpc.StatusCode.CANCELLED
             raise
         except BaseException:
+            # In practice a number; none if the call was not ended by a status.
             told: Any = context.code()
-            code = told if isinstance(told, grpc.StatusCode) else _CODES[told]
+            code = _CODES.get(told.value[0] if isinstance(told, grpc.StatusCode) else told, grpc.StatusCode.UNKNOWN)
             raise
         finally:
             serving.set(rpc__grpc__status_code=code.value[0])

@@ -37,7 +37,8 @@ def start_tracing(service: str) -> None:
         return
     try:
         spans.use_tracer(open_tracer(service, exporters))
-    except (ValueError, ImportError) as error:
+    except Exception as error:
+        # An exporter's own: of what it is told by its variables, or of a library that it misses.
         log.warning("no traces are sent", cause=str(error))
         return
     log.info("traces are sent", exporters=exporters)
