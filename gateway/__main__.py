@@ -23,8 +23,13 @@ def run(settings: GatewaySettings) -> None:
 
     @asynccontextmanager
     async def services() -> AsyncIterator[None]:
-        targets = {"encoder_target": settings.encoder_target, "decoder_target": settings.decoder_target}
-        async with metrics_served(settings.host, settings.metrics_port), gateway_running(settings, **targets):
+        serving = gateway_running(
+            settings,
+            encoder_target=settings.encoder_target,
+            decoder_target=settings.decoder_target,
+            decoder_affinity=settings.decoder_affinity,
+        )
+        async with metrics_served(settings.host, settings.metrics_port), serving:
             yield
 
     run_until_signalled(services)

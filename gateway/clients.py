@@ -11,6 +11,8 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.absence import Absence
+from gateway.affinity.pictures import picture_of
+from gateway.affinity.replicas import Replicas
 from gateway.calls import Call
 from sam.errors import (
     DecoderUnavailable,
@@ -123,15 +125,35 @@ class ServiceClient:
 class DecoderClient(ServiceClient):
     """`sam.v1.DecoderService`."""
 
-    def __init__(self, target: str, tls: Tls | None = None) -> None:
-        """See `ServiceClient`."""
+    def __init__(self, target: str, tls: Tls | None = None, *, affinity: bool = False) -> None:
+        """See `ServiceClient`; with `affinity`, clicks on one picture go to one replica, while it has room."""
         super().__init__(target, DECODER_SERVICE, DecoderUnavailable, tls)
-        self._stub = decoder_service_pb2_grpc.DecoderServiceStub(traced_channel(self.channel))
+
+        def stub(channel: grpc.aio.Channel) -> Any:
+            return decoder_service_pb2_grpc.DecoderServiceStub(traced_channel(channel))
+
+        self._stub = stub(self.channel)
+        self._replicas = Replicas(target, DECODER_SERVICE, tls, stub) if affinity else None
 
     async def segment_image(
         self, request: decoder_pb.SegmentImageRequest, call: Call
     ) -> decoder_pb.SegmentImageResponse:
         """Predict the masks of what each prompt points at."""
+        if self._replicas is not None:
+            for replica in self._replicas.near(picture_of(request, call.api_key)):
+                try:
+                    with self._replicas.asking(replica):
+                        response: decoder_pb.SegmentImageResponse = await replica.stub.SegmentImage(
+                            request, timeout=call.rpc_timeout_s(), metadata=call.metadata
+                        )
+                except grpc.aio.AioRpcError as error:
+                    if not is_unreached(error):
+                        raise self._known(error, call) from None
+                    self._replicas.refused()
+                else:
+                    self._absence.over()
+                    return response
+        # To any replica, with all the patience there is.
         return await self.invoke(self._stub.SegmentImage, request, call)
 
     def segment_everything(
@@ -157,6 +179,12 @@ class DecoderClient(ServiceClient):
         response = await self.invoke(self._stub.GetModel, decoder_pb.GetModelRequest(), call)
         return response.model
 
+    async def close(self) -> None:
+        """Close all channels."""
+        if self._replicas is not None:
+            await self._replicas.close()
+        await super().close()
+
 
 class EncoderClient(ServiceClient):
     """`sam.v1.EncoderService`."""
@@ -174,10 +202,12 @@ class EncoderClient(ServiceClient):
 class Services:
     """Both services."""
 
-    def __init__(self, *, encoder_target: str, decoder_target: str, tls: Tls | None = None) -> None:
-        """Open the channels to both."""
+    def __init__(
+        self, *, encoder_target: str, decoder_target: str, tls: Tls | None = None, decoder_affinity: bool = False
+    ) -> None:
+        """Open the channels to both; see `DecoderClient` for `decoder_affinity`."""
         self.encoder = EncoderClient(encoder_target, tls)
-        self.decoder = DecoderClient(decoder_target, tls)
+        self.decoder = DecoderClient(decoder_target, tls, affinity=decoder_affinity)
 
     async def close(self) -> None:
         """Close both channels."""

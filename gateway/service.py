@@ -48,7 +48,9 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def gateway_running(options: GatewayOptions, *, encoder_target: str, decoder_target: str) -> AsyncIterator[int]:
+async def gateway_running(
+    options: GatewayOptions, *, encoder_target: str, decoder_target: str, decoder_affinity: bool = False
+) -> AsyncIterator[int]:
     """Serve HTTP until the block is left; yield the port.
 
     The services need not be there yet: /readiness tells when they are. On exit /readiness turns 503, accepted requests
@@ -60,7 +62,12 @@ async def gateway_running(options: GatewayOptions, *, encoder_target: str, decod
     """
     tls, services_tls = ServerTls.of_http(options), Tls.of_grpc(options)
     with listen(options.host, options.port) as listener:
-        services = Services(encoder_target=encoder_target, decoder_target=decoder_target, tls=services_tls)
+        services = Services(
+            encoder_target=encoder_target,
+            decoder_target=decoder_target,
+            tls=services_tls,
+            decoder_affinity=decoder_affinity,
+        )
         workers = Workers(options.gateway_threads)
         async with closing(services.close, workers.close):
             readiness = Readiness(services)

@@ -64,3 +64,8 @@ class GatewaySettings(GatewayOptions, MetricsSettings):
         "127.0.0.1:50052",
         description="The decoder as host:port; every address behind the name is a replica and gets its share.",
     )
+    decoder_affinity: bool = Field(
+        True,
+        description="Whether clicks on one picture go to one decoder, which has its embedding at hand, while it has no "
+        "more to do than the others. False: each goes to the next.",
+    )

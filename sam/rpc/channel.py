@@ -40,13 +40,39 @@ def open_blocking_channel(target: str, service_name: str, tls: Tls | None = None
     return grpc.secure_channel(_resolvable(target), channel_credentials(tls), options=options)
 
 
+def open_replica_channel(
+    target: str, service_name: str, tls: Tls | None = None, authority: str = ""
+) -> grpc.aio.Channel:
+    """Open a channel to one replica of a service: a call that it refuses fails at once, for the caller to go elsewhere.
+
+    Args:
+        target: its address, such as `ipv4:10.0.0.1:50051`.
+        service_name: the service's full name: the channel is ready while the replica reports SERVING.
+        tls: how to speak TLS; None: plain text.
+        authority: the name, as `host:port`, by which the replica was found, for its certificate; empty: its address.
+
+    Raises:
+        StartupError: a file of `tls` cannot be used.
+    """
+    named = bool(tls and tls.server_name)
+    options = [
+        *_channel_options(service_name, tls, retries=False),
+        *([("grpc.default_authority", authority)] if authority and not named else []),
+    ]
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, channel_credentials(tls), options=options)
+
+
 def _resolvable(target: str) -> str:
     schemes = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
     return target if target.startswith(schemes) else f"dns:///{target}"
 
 
-def _channel_options(service_name: str, tls: Tls | None) -> list[tuple[str, int | str]]:
+def _channel_options(service_name: str, tls: Tls | None, *, retries: bool = True) -> list[tuple[str, int | str]]:
     config = json.loads(resources.files("sam.rpc").joinpath("service_config.json").read_text())
+    if not retries:
+        del config["methodConfig"]
     config["healthCheckConfig"] = {"serviceName": service_name}
     named = [("grpc.ssl_target_name_override", tls.server_name)] if tls and tls.server_name else []
     return [
@@ -74,4 +100,5 @@ def _channel_options(service_name: str, tls: Tls | None) -> list[tuple[str, int 
         ("grpc.min_reconnect_backoff_ms", 1_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", int(retries)),
     ]
