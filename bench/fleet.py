@@ -1,0 +1,195 @@
+"""How large a fleet has to be, and what it does to Redis: `python -m bench.fleet [--json] [--table docs/scaling.md]`.
+
+Sizes follow from the figures below by arithmetic; reads, waits and balance come out of a simulation (`bench.fleet_model`)
+that places clicks by the gateway's own code. Each figure is a flag: `--decode-s 0.02 --clicks 5000`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.fleet_model import Decoders, Encoders, People, simulate_decoders, simulate_encoders
+from tests.faults.table import write_section
+
+EMBEDDING_BYTES = 2_097_273
+"""A stored embedding as it travels: 2 MiB of float16, and its header."""
+
+ALIAS_BYTES = 56
+"""What an image_id is bound to, which every click reads."""
+
+
+def _figure(default: float, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the sizes follow from."""
+
+    decode_s: float = _figure(0.0307, "how long a click keeps a core of a decoder, in seconds")
+    load_s: float = _figure(0.013, "how long reading and preparing an embedding does so, in seconds")
+    decoder_cores: int = _figure(2, "the cores of one decoder")
+    decoder_keeps: int = _figure(256, "the pictures that one decoder keeps: decoder_cache_bytes / 2 MiB")
+    gateway_s: float = _figure(0.0076, "how long a click keeps a core of a gateway, in seconds")
+    encode_s: float = _figure(2.9, "how long an encoder on two cores takes for a picture, in seconds")
+    gpu_first_s: float = _figure(0.014, "how long an encoder on a GPU takes for a picture alone, in seconds")
+    gpu_next_s: float = _figure(0.0107, "how much longer each further picture of a batch makes it, in seconds")
+    stored_bytes: int = _figure(2_647_835, "what one embedding takes of Redis' memory, in bytes")
+    kept_s: float = _figure(3600, "for how long a picture is to be found in Redis, in seconds")
+    redis_bytes_per_s: float = _figure(1e9, "what one Redis sends, in bytes a second")
+    busy: float = _figure(0.6, "which part of their time cores are to work, from 0 to 1")
+    pause_s: float = _figure(2.0, "the mean time between two clicks of a person on one picture, in seconds")
+    session_s: float = _figure(40.0, "the mean time that a person stays with a picture, in seconds")
+    openers: float = _figure(3.0, "how many people open one picture, on average")
+    within_s: float = _figure(120.0, "within how many seconds of the first the others open it")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What a number of clicks a second needs, by arithmetic."""
+
+    clicks_per_s: float
+    new_per_s: float
+    decoders: int
+    gateways: int
+    encoders: int
+    gpu_encoders: int
+    redis_tib: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the simulation saw, with affinity and without."""
+
+    affinity: bool
+    reads_per_click: float
+    redis_gb_per_s: float
+    redis_nodes: int
+    busy: float
+    wait_p99_ms: float
+    busiest: float
+
+
+def people_of(figures: Figures) -> People:
+    """Return how pictures are clicked on."""
+    return People(figures.pause_s, figures.session_s, figures.openers, figures.within_s)
+
+
+def size(figures: Figures, clicks_per_s: float) -> Fleet:
+    """Return the fleet for so many clicks a second."""
+    new_per_s = clicks_per_s / people_of(figures).clicks_per_picture
+    cpu, gpu = encoders_of(figures, 1)
+    return Fleet(
+        clicks_per_s,
+        new_per_s,
+        _count(clicks_per_s * figures.decode_s / figures.decoder_cores, figures.busy),
+        _count(clicks_per_s * figures.gateway_s, figures.busy),
+        _count(new_per_s / cpu.pictures_per_s, figures.busy),
+        _count(new_per_s / gpu.pictures_per_s, figures.busy),
+        new_per_s * figures.kept_s * figures.stored_bytes / 2**40,
+    )
+
+
+def encoders_of(figures: Figures, count: int) -> tuple[Encoders, Encoders]:
+    """Return encoders on two cores, which gain nothing by batches, and encoders on a GPU."""
+    return (
+        Encoders(count, figures.encode_s, figures.encode_s, batch=1),
+        Encoders(count, figures.gpu_first_s, figures.gpu_next_s),
+    )
+
+
+def run(figures: Figures, fleet: Fleet, *, affinity: bool, seed: int) -> Outcome:
+    """Simulate the decoders of a fleet."""
+    decoders = Decoders(
+        fleet.decoders,
+        figures.decoder_cores,
+        figures.decode_s,
+        figures.load_s,
+        figures.decoder_keeps,
+        affinity,
+        fleet.gateways,
+    )
+    seen = simulate_decoders(people_of(figures), decoders, fleet.clicks_per_s, seed=seed)
+    sent = fleet.clicks_per_s * (seen.reads_per_click * EMBEDDING_BYTES + ALIAS_BYTES)
+    return Outcome(
+        affinity,
+        seen.reads_per_click,
+        sent / 1e9,
+        math.ceil(sent / figures.redis_bytes_per_s),
+        seen.busy,
+        float(np.percentile(seen.waits_s, 99)) * 1000,
+        seen.busiest,
+    )
+
+
+def tables(fleets: Sequence[Fleet], outcomes: Sequence[Sequence[Outcome]]) -> str:
+    """Return what is needed, and what the simulation saw, in Markdown."""
+    lines = [
+        "| clicks/s | decoders | gateways | new pictures/s | encoders on two cores | on a GPU | Redis for an hour |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.clicks_per_s:,.0f} | {one.decoders:,} | {one.gateways:,} | {one.new_per_s:,.1f} | {one.encoders:,} "
+        f"| {one.gpu_encoders:,} | {one.redis_tib:,.2f} TiB |"
+        for one in fleets
+    ]
+    lines += [
+        "",
+        "| clicks/s | affinity | embeddings read per click | out of Redis, GB/s | Redis nodes | cores busy "
+        "| p99 wait for a core, ms | busiest decoder, of the mean |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {fleet.clicks_per_s:,.0f} | {'on' if seen.affinity else 'off'} | {seen.reads_per_click:.3f} "
+        f"| {seen.redis_gb_per_s:,.2f} | {seen.redis_nodes:,} | {seen.busy:.0%} | {seen.wait_p99_ms:.0f} "
+        f"| {seen.busiest:.2f} |"
+        for fleet, pair in zip(fleets, outcomes, strict=True)
+        for seen in pair
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Simulate and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, prog="python -m bench.fleet"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--table", metavar="FILE", type=Path, help="a Markdown file to write the tables into")
+    parser.add_argument("--seed", type=int, default=0, help="of chance")
+    parser.add_argument(
+        "--clicks", type=float, nargs="+", default=[100, 1_000, 10_000, 100_000], help="clicks a second"
+    )
+    for one in fields(Figures):
+        flag = "--" + one.name.replace("_", "-")
+        parser.add_argument(flag, type=type(one.default), default=one.default, help=one.metadata["help"])
+    chosen = parser.parse_args(arguments)
+    figures = Figures(**{one.name: getattr(chosen, one.name) for one in fields(Figures)})
+    fleets = [size(figures, clicks) for clicks in chosen.clicks]
+    outcomes = [[run(figures, one, affinity=affinity, seed=chosen.seed) for affinity in (False, True)] for one in fleets]
+    if chosen.json:
+        rows = [
+            {**asdict(fleet), "outcomes": [asdict(seen) for seen in pair]}
+            for fleet, pair in zip(fleets, outcomes, strict=True)
+        ]
+        print(json.dumps({"figures": asdict(figures), "seed": chosen.seed, "fleets": rows}))
+        return
+    print(tables(fleets, outcomes))
+    if chosen.table:
+        write_section(chosen.table, "fleet", tables(fleets, outcomes) + "\n")
+
+
+def _count(work: float, busy: float) -> int:
+    return max(1, math.ceil(work / busy))
+
+
+if __name__ == "__main__":
+    main()
