@@ -1,9 +1,9 @@
 """A fleet as a queueing model: people click on pictures, decoders keep the latest, encoders batch new ones.
 
-A sample of the decoders is simulated, event by event, and what reaches them: a fleet of any size takes seconds. That is
-exact for the model's own assumptions. Where each click goes to any decoder, a decoder sees each click with the chance of
-one in their number. Where pictures are placed, it sees those placed on it; and a part of the decoders with its part of
-the pictures is a fleet of its own.
+A sample of the decoders is simulated, event by event, with what reaches it, so that a fleet of any size takes seconds.
+Where each click goes to any decoder, a decoder sees each click with a chance of one in their number. Where pictures are
+placed, it sees those placed on it, and a part of the decoders with its part of the pictures is a fleet of its own; only
+what overflows has fewer places to go, which a sample of eight does not show in full.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def simulate_decoders(
     decoders: Decoders,
     clicks_per_s: float,
     *,
-    sample: int = 4,
+    sample: int = 8,
     measured_s: float = 30.0,
     seed: int = 0,
 ) -> Seen:
@@ -203,7 +203,7 @@ def simulate_decoders(
     """
     rng = np.random.default_rng(seed)
     sample = min(sample, decoders.count)
-    warm_s = 2 * people.history_s / 3
+    warm_s = people.within_s + people.session_s
     times, pictures = clicks_at(
         people,
         clicks_per_s,
