@@ -133,7 +133,8 @@ class DecoderClient(ServiceClient):
             return decoder_service_pb2_grpc.DecoderServiceStub(traced_channel(channel))
 
         self._stub = stub(self.channel)
-        self._replicas = Replicas(target, DECODER_SERVICE, tls, stub) if affinity else None
+        replicas = Replicas(target, DECODER_SERVICE, tls, stub)
+        self._replicas = replicas if affinity and replicas.may_be_several else None
 
     async def segment_image(
         self, request: decoder_pb.SegmentImageRequest, call: Call

@@ -83,8 +83,11 @@ class Replicas:
         self._looked_up_at = float("-inf")
         self._refused = False
         self._name_lost = False
-        # One address stays one: there is nothing to choose.
-        self._idle = self._place is None or (isinstance(self._place, Listed) and len(self._place.addresses) < 2)
+
+    @property
+    def may_be_several(self) -> bool:
+        """Whether there ever is anything to choose: one address stays one, and some targets only gRPC can resolve."""
+        return isinstance(self._place, Named) or (isinstance(self._place, Listed) and len(self._place.addresses) > 1)
 
     @property
     def ready(self) -> list[str]:
@@ -97,11 +100,9 @@ class Replicas:
         Args:
             picture: what identifies it; empty if nothing does.
         """
-        if self._idle or not picture:
-            return iter(())
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
-        if not self._placement.replicas:
+        if not picture or not self._placement.replicas:
             return iter(())
         return islice(filter(_is_ready, self._placement.candidates(picture)), _ASKED)
 
@@ -163,7 +164,7 @@ class Replicas:
             done, self._looking_up = self._looking_up, None
             try:
                 self._know(done.result())
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 if not self._name_lost:
                     log.warning("name not found", service=self._service_name, host=name.host, cause=str(error))
                 self._name_lost = True
