@@ -129,7 +129,7 @@ class DecoderClient(ServiceClient):
         """See `ServiceClient`; with `affinity`, clicks on one picture go to one replica, while it has room."""
         super().__init__(target, DECODER_SERVICE, DecoderUnavailable, tls)
 
-        def stub(channel: grpc.aio.Channel) -> Any:
+        def stub(channel: grpc.aio.Channel) -> decoder_service_pb2_grpc.DecoderServiceAsyncStub:
             return decoder_service_pb2_grpc.DecoderServiceStub(traced_channel(channel))
 
         self._stub = stub(self.channel)

@@ -56,16 +56,13 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
-                stages = headers.get(TIMING_HEADER, "")
                 receive_s = scope["state"].get("receive_s")
-                parts = [
-                    "" if receive_s is None else timing_of("receive", receive_s),
-                    stages,
-                    timing_of("total", time.monotonic() - started),
-                ]
-                headers[TIMING_HEADER] = ", ".join(filter(None, parts))
                 if receive_s is not None:
                     count_stage("receive", receive_s)
+                    stages = timing_of("receive", receive_s)
+                stages = ", ".join(filter(None, [stages, headers.get(TIMING_HEADER)]))
+                total = timing_of("total", time.monotonic() - started)
+                headers[TIMING_HEADER] = f"{stages}, {total}" if stages else total
             else:
                 sent += len(message.get("body", b""))
             await send(message)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-import pytest
-
 from tests.deploy.compose import ROOT, load_compose
 from tests.deploy.kubernetes import FOLDERS, environment, of_kind, pods
 from tests.deploy.kustomize import combine
@@ -60,9 +56,6 @@ def test_what_is_scaled_has_no_number_of_its_own() -> None:
         assert "cpu" in pods(resources)[name]["containers"][0]["resources"]["requests"]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("encoder_service.metrics") is None, reason="encoders count nothing yet in this checkout"
-)
 def test_the_metric_that_encoders_are_scaled_by_exists() -> None:
     """The queue's gauge is one that encoders have."""
     assert f'"{QUEUE_METRIC}"' in (ROOT / "encoder_service" / "metrics.py").read_text()

@@ -77,7 +77,7 @@ def test_one_request_is_one_id_in_every_tier(running: Stack) -> None:
     assert [line["code"] for line in (embed, first, second)] == ["OK", "NOT_FOUND", "OK"]
     assert {"queue", "encode", "store"} <= embed["stage_ms"].keys()
     assert {"queue", "decode", "render"} <= second["stage_ms"].keys()
-    assert {"queue", "encode", "store", "decode", "render"} == request["stage_ms"].keys()
+    assert {"receive", "queue", "encode", "store", "decode", "render"} == request["stage_ms"].keys()
     assert request["ms"] >= embed["ms"] > 0
     for process in (running.gateway, *running.encoders, *running.decoders):
         assert KEY not in process.log.read_text()
