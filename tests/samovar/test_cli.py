@@ -115,6 +115,9 @@ def test_serve_takes_every_setting_but_targets() -> None:
     assert parts - set(ServeSettings.model_fields) == {
         "encoder_target",
         "decoder_target",
+        # There is one decoder, and one place that tells what is counted.
+        "decoder_affinity",
+        "metrics_port",
         # Between processes on one machine there is nothing to balance.
         "max_connection_age_s",
         "max_message_bytes",
