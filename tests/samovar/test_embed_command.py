@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -118,6 +119,7 @@ def test_an_interrupted_run_is_taken_up_again(stack: Stack, folder: Path) -> Non
     )
     wait_until(lambda: len(stack.store.embeddings) == 6, process)
     process.send_signal(signal.SIGINT)
+    wait_until(lambda: not _is_pending(signal.SIGINT, process.pid), process)
     # Reading is a thread, which ends when there is something to read.
     with pipe.open("wb") as writer:
         writer.write(b"x")
@@ -125,6 +127,13 @@ def test_an_interrupted_run_is_taken_up_again(stack: Stack, folder: Path) -> Non
     assert (process.returncode, errors) == (130, "Interrupted. The same command goes on where this one stopped.\n")
     pipe.unlink()
     assert run(stack, folder).stderr == "6 stored already\n"
+
+
+def _is_pending(number: int, pid: int) -> bool:
+    """Return whether a signal has been sent to a process and has not arrived yet."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in pending)
 
 
 def test_progress_on_a_terminal(stack: Stack, folder: Path) -> None:
