@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.checker import assert_right
 from tests.faults.clients import GrpcClient, HttpClient
-from tests.faults.conftest import FigureMissed, Report
+from tests.faults.conftest import Report
 from tests.faults.deployment import Deployment, deployment, stub
 from tests.faults.history import History
 from tests.faults.load import at_once, comes_true
@@ -24,9 +24,6 @@ ENCODE_S = 1.0
 FREEZE_S = 30.0
 
 
-@pytest.mark.xfail(
-    raises=FigureMissed, strict=False, reason="seen on two shared cores: 6.8 to 9.5 s where 7 are required"
-)
 def test_f3_who_waits_for_an_encoder_that_is_killed_is_served_by_another(tmp_path: Path, report: Report) -> None:
     """The death of the encoder that holds the lease costs a lease and one more encode, and no request."""
     history, direct, wanted = History(), History(), picture("f3")

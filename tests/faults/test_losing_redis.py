@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.faults.checker import assert_right
-from tests.faults.clients import HttpClient
+from tests.faults.clients import GrpcClient, HttpClient
 from tests.faults.conftest import Report
 from tests.faults.deployment import Deployment
 from tests.faults.history import OK, History, Request
@@ -100,9 +100,14 @@ def test_f8_a_stalled_redis_delays_requests_by_no_more_than_its_time_out(
                 fresh = number % 5 == 0
                 return await http.segment(picture(f"f8-{how}-new-{number}") if fresh else known[number % 4])
 
-            # Each decoder knows each picture before anything is measured.
-            for number in range(40):
-                await http.segment(known[number % 4])
+            # Each decoder knows each picture before anything is measured: a gateway asks one of them about it, and the
+            # other when that has more than its share. A picture that a decoder does not know is like a new one.
+            for one in known:
+                await http.segment(one)
+            for decoder in standing.decoders:
+                async with GrpcClient(history, decoder.target) as direct:
+                    for one in known:
+                        await direct.segment(one)
             done = asyncio.Event()
             moments["began"] = time.monotonic()
             load = asyncio.create_task(steadily(15, ask, until=done))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.checker import answered_twice, assert_right
 from tests.faults.clients import HttpClient
-from tests.faults.conftest import FigureMissed, Report
+from tests.faults.conftest import Report
 from tests.faults.deployment import Deployment, deployment
 from tests.faults.history import History, percentile
 from tests.faults.load import at_once, comes_true, steadily
@@ -113,11 +113,6 @@ def test_f19_bad_weather_on_a_hop_mixes_nothing_up_and_keeps_nobody_waiting(
 
 
 @FULL
-@pytest.mark.xfail(
-    raises=FigureMissed,
-    strict=False,
-    reason="seen on two shared cores, clients among them: p99 of 73 ms before, 952 during",
-)
 def test_f18_bad_manners_of_some_clients_do_not_slow_down_others(standing: Deployment, report: Report) -> None:
     """Slow uploads, readers that never read and idle connections leave the latency of others as it was."""
     _more_files()
