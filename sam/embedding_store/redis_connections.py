@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
@@ -18,6 +20,12 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 LOOKUP_S = 0.5
 """How long a name server may take before the addresses that it named last are used."""
+
+ASKED_AGAIN_AFTER_S = 1.0
+"""How old a question may be before it counts as lost, and the next who wants to know asks anew."""
+
+_QUESTIONS_AT_ONCE = 4
+"""The system gives a question up after some five seconds; each occupies a thread for as long."""
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 
@@ -30,22 +38,25 @@ class AddressBook:
     """
 
     def __init__(self, look_up: Lookup | None = None) -> None:
-        self._look_up = look_up or _look_up
+        self._threads = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, thread_name_prefix="names")
+        self._look_up = look_up or self._look_up_in_a_thread
         self._known: dict[tuple[str, int], list[str]] = {}
         self._asking: dict[tuple[str, int], asyncio.Task[list[str]]] = {}
+        self._asked_at: dict[tuple[str, int], float] = {}
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """Return the addresses of a host, the one to try first in front.
 
-        The name is looked up each time, once for all who ask meanwhile. If that takes longer than `LOOKUP_S` or fails,
-        the addresses known are returned, if there are any.
+        The name is looked up each time, once for all who ask meanwhile, and anew where that question seems to be lost.
+        If it takes longer than `LOOKUP_S` or fails, the addresses known are returned, if there are any.
 
         Raises:
             OSError: the name leads nowhere, and never did.
         """
         place = host, port
-        asking = self._asking.get(place)
-        if asking is None:
+        asking, now = self._asking.get(place), asyncio.get_running_loop().time()
+        if asking is None or now - self._asked_at[place] > ASKED_AGAIN_AFTER_S:
+            self._asked_at[place] = now
             asking = self._asking[place] = asyncio.create_task(self._ask(place))
             asking.add_done_callback(lambda task: task.cancelled() or task.exception())
         known = self._known.get(place)
@@ -60,15 +71,19 @@ class AddressBook:
 
     async def _ask(self, place: tuple[str, int]) -> list[str]:
         try:
-            addresses = self._known[place] = await self._look_up(*place)
+            addresses = await self._look_up(*place)
+            # What comes after a newer question was asked is news of yesterday.
+            if self._asking.get(place) is asyncio.current_task():
+                self._known[place] = addresses
             return addresses
         finally:
-            del self._asking[place]
+            if self._asking.get(place) is asyncio.current_task():
+                del self._asking[place]
 
-
-async def _look_up(host: str, port: int) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    async def _look_up_in_a_thread(self, host: str, port: int) -> list[str]:
+        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        return [str(address[0]) for *_, address in found]
 
 
 class _ByAddress(Connection):

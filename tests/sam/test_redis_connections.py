@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sam.embedding_store.redis_clients import connect
-from sam.embedding_store.redis_connections import AddressBook, ServerPool
+from sam.embedding_store.redis_connections import ASKED_AGAIN_AFTER_S, AddressBook, ServerPool
 from tests.conftest import RedisServer
 
 
@@ -58,6 +58,31 @@ def test_a_name_server_that_does_not_answer_is_done_without() -> None:
         names.answers.set()
         assert await book.addresses("redis", 6379) == ["10.0.0.2"]
         assert names.asked == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_question_that_is_lost_is_asked_again() -> None:
+    """Where the name server has begun anew and never heard of a question, the next one is answered at once."""
+
+    async def scenario() -> None:
+        names = NameServer()
+        book = AddressBook(names.look_up)
+        await book.addresses("redis", 6379)
+        lost = names.answers = asyncio.Event()
+        names.addresses = ["10.0.0.2"]
+        assert await book.addresses("redis", 6379) == ["10.0.0.1"]
+        names.answers = asyncio.Event()
+        names.answers.set()
+        async with asyncio.timeout(ASKED_AGAIN_AFTER_S + 2):
+            while names.asked < 3:
+                await book.addresses("redis", 6379)
+        assert await book.addresses("redis", 6379) == ["10.0.0.2"]
+        names.addresses = ["10.0.0.9"]
+        lost.set()
+        await asyncio.sleep(0)
+        names.addresses = ["10.0.0.3"]
+        assert await book.addresses("redis", 6379) == ["10.0.0.3"]
 
     asyncio.run(scenario())
 
