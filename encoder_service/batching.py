@@ -126,7 +126,7 @@ class DeviceQueue:
         Raises:
             Overloaded: it would not.
         """
-        if len(self._entries) + further >= self._limits.max_images // (2 if bulk else 1):
+        if self._is_full(len(self._entries) + further, self._queued_bytes, bulk=bulk):
             raise self._overloaded()
 
     async def embed(
@@ -173,11 +173,7 @@ class DeviceQueue:
                 raise EncoderUnavailable("This encoder is shutting down. Ask another, or try again.")
             if self.failing:
                 raise _device_fails()
-            share = 2 if entry.ticket.bulk else 1
-            if (
-                len(self._entries) >= max(1, self._limits.max_images // share)
-                or self._queued_bytes + entry.image.nbytes > self._limits.max_bytes // share
-            ):
+            if self._is_full(len(self._entries), self._queued_bytes + entry.image.nbytes, bulk=entry.ticket.bulk):
                 raise self._overloaded()
             self._entries.append(entry)
             self._queued_bytes += entry.image.nbytes
@@ -187,6 +183,13 @@ class DeviceQueue:
     def _tell_length(self) -> None:
         metrics.QUEUED_IMAGES.set(len(self._entries))
         metrics.QUEUED_BYTES.set(self._queued_bytes)
+
+    def _is_full(self, images: int, size: int, *, bulk: bool) -> bool:
+        """Return whether nothing fits behind so many pictures, or so many bytes are too many."""
+        if bulk and images:
+            # Half of the room is for others; but one picture may wait in a queue however small.
+            return images >= self._limits.max_images // 2 or size > self._limits.max_bytes // 2
+        return images >= self._limits.max_images or size > self._limits.max_bytes
 
     def _overloaded(self) -> Overloaded:
         self._refusals.inc()

@@ -41,6 +41,7 @@ class AddressBook:
         self._threads = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, thread_name_prefix="names")
         self._look_up = look_up or self._look_up_in_a_thread
         self._known: dict[tuple[str, int], list[str]] = {}
+        self._known_as_of: dict[tuple[str, int], float] = {}
         self._asking: dict[tuple[str, int], asyncio.Task[list[str]]] = {}
         self._asked_at: dict[tuple[str, int], float] = {}
 
@@ -57,24 +58,23 @@ class AddressBook:
         asking, now = self._asking.get(place), asyncio.get_running_loop().time()
         if asking is None or now - self._asked_at[place] > ASKED_AGAIN_AFTER_S:
             self._asked_at[place] = now
-            asking = self._asking[place] = asyncio.create_task(self._ask(place))
+            asking = self._asking[place] = asyncio.create_task(self._ask(place, now))
             asking.add_done_callback(lambda task: task.cancelled() or task.exception())
-        known = self._known.get(place)
         try:
-            async with asyncio.timeout(LOOKUP_S if known else None):
+            async with asyncio.timeout(LOOKUP_S if place in self._known else None):
                 # Whoever leaves does not take the question along.
                 return await asyncio.shield(asking)
         except (TimeoutError, OSError):
-            if known is None:
+            if place not in self._known:
                 raise
-            return known
+            return self._known[place]
 
-    async def _ask(self, place: tuple[str, int]) -> list[str]:
+    async def _ask(self, place: tuple[str, int], asked_at: float) -> list[str]:
         try:
             addresses = await self._look_up(*place)
-            # What comes after a newer question was asked is news of yesterday.
-            if self._asking.get(place) is asyncio.current_task():
-                self._known[place] = addresses
+            # What comes after the answer to a newer question is news of yesterday.
+            if asked_at >= self._known_as_of.get(place, asked_at):
+                self._known[place], self._known_as_of[place] = addresses, asked_at
             return addresses
         finally:
             if self._asking.get(place) is asyncio.current_task():

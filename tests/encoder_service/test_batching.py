@@ -146,6 +146,23 @@ def test_pictures_in_bulk_leave_room_for_others() -> None:
     assert device.batches == [[0], [2], [2], [1], [1]]
 
 
+def test_a_picture_in_bulk_finds_a_place_in_the_smallest_queue() -> None:
+    """Where there is room for one picture only, it may be one in bulk; it would never be embedded otherwise."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        running = asyncio.create_task(queue.embed(_image(0)))
+        await device.wait_until_busy()
+        queue.check_room(0, bulk=True)
+        bulk = asyncio.create_task(queue.embed(_image(1), ticket=Ticket(bulk=True)))
+        await _queued(queue, 1)
+        device.free.set()
+        await asyncio.gather(running, bulk)
+
+    device = _Device(held=True)
+    _run(scenario, device, QueueLimits(max_images=1, max_bytes=_image(1).nbytes))
+    assert device.batches == [[0], [1]]
+
+
 def test_a_full_queue_refuses_by_count() -> None:
     """One picture more than allowed is refused at once, and says when to come back."""
 

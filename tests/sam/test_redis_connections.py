@@ -87,6 +87,26 @@ def test_a_question_that_is_lost_is_asked_again() -> None:
     asyncio.run(scenario())
 
 
+def test_a_slow_name_server_is_heeded() -> None:
+    """An answer that comes after another question was asked counts, as long as that one has not been answered."""
+
+    async def scenario() -> None:
+        names = NameServer()
+        book = AddressBook(names.look_up)
+        await book.addresses("redis", 6379)
+        slow = names.answers = asyncio.Event()
+        async with asyncio.timeout(ASKED_AGAIN_AFTER_S + 2):
+            await book.addresses("redis", 6379)
+            names.answers = asyncio.Event()
+            while names.asked < 3:
+                await book.addresses("redis", 6379)
+        names.addresses = ["10.0.0.2"]
+        slow.set()
+        assert await book.addresses("redis", 6379) == ["10.0.0.2"]
+
+    asyncio.run(scenario())
+
+
 def test_a_name_that_is_gone_is_still_known() -> None:
     """An error of the name server is no reason to forget; a name never known is an error."""
 
