@@ -91,7 +91,7 @@ def engines(checkpoint: Checkpoint, model: str, cores: int, picture: npt.NDArray
     encoders = {
         "ours": ImageEncoder(network(checkpoint, model), device="cpu", threads=cores),
         "ours, in torch": ImageEncoder(network(checkpoint, model), device="cpu", engine="fast"),
-        "ours, float32": ImageEncoder(network(checkpoint, model), device="cpu", engine="fast", precision="float32"),
+        "ours, float32": ImageEncoder(network(checkpoint, model), device="cpu", precision="float32", threads=cores),
     }
     log(f"ours: the {encoders['ours'].engine} engine in {encoders['ours'].dtype}")
     return {name: partial(encoder.embed, [picture]) for name, encoder in encoders.items()}

@@ -9,13 +9,15 @@ of a global layer, several times over. Here
   and memory is not, the bias is written first and the product added to it;
 - the tokens that pad the last windows take no part in the linear layers. They are zero there, so that their queries,
   keys and values are the bias of the qkv layer;
-- the MLP runs over slices of tokens, and its GELU inside the first product where torch's CPU library can do that;
+- the MLP runs over slices of tokens, and in bfloat16 its GELU inside the first product where torch's CPU library can do
+  that;
+- attention can be given by compiled code instead (`encoder_service.fused.attention`);
 - linear layers and attention run in `dtype`; the residual stream, the layer norms and the neck stay in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -33,6 +35,10 @@ _BLOCK_BYTES = 4 * 2**20
 _MLP_TOKENS = 1024
 
 
+Attention = Callable[[torch.Tensor], torch.Tensor]
+"""Attends: queries, keys and values of one image's tokens, H x W x 3C, to H x W x C."""
+
+
 def is_supported(network: nn.Module) -> bool:
     """Return whether a network is upstream's ViT, which is what this module knows."""
     return isinstance(network, upstream_modeling().ImageEncoderViT)
@@ -41,17 +47,21 @@ def is_supported(network: nn.Module) -> bool:
 class FastImageEncoder(nn.Module):
     """Computes what an `ImageEncoderViT` on a CPU computes."""
 
-    def __init__(self, vit: Any, dtype: torch.dtype) -> None:
+    def __init__(self, vit: Any, dtype: torch.dtype, attention_of: Callable[[Any], Attention] | None = None) -> None:
         """Take the weights of a network; in float32 they are shared with it, not copied.
 
         Args:
             vit: upstream's `ImageEncoderViT`, its weights loaded, float32.
             dtype: float32 or bfloat16, of the linear layers and of attention.
+            attention_of: gives the attention of a block, in `dtype`; None: in torch.
         """
         super().__init__()
         # Not the network itself, so that the weights that were converted can go.
         self._patch_embed, self._pos_embed, self._neck = vit.patch_embed, vit.pos_embed, vit.neck
-        self._blocks = [_Block(block, dtype) for block in vit.blocks]
+        self._blocks = [
+            _Block(block, dtype, attention_of(block) if attention_of else _TorchAttention(block, dtype))
+            for block in vit.blocks
+        ]
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Embed input frames.
@@ -77,14 +87,13 @@ class FastImageEncoder(nn.Module):
 class _Block:
     """One transformer block."""
 
-    def __init__(self, block: Any, dtype: torch.dtype) -> None:
+    def __init__(self, block: Any, dtype: torch.dtype, attention: Attention) -> None:
         self._norm1, self._norm2 = block.norm1, block.norm2
         self._qkv = _Linear(block.attn.qkv, dtype)
         self._proj = _Linear(block.attn.proj, dtype)
         self._mlp_in = _Linear(block.mlp.lin1, dtype, gelu=True)
         self._mlp_out = _Linear(block.mlp.lin2, dtype)
-        self._window = block.window_size
-        self._attention = _Attention(block.attn, dtype)
+        self._attend = attention
         self._dtype = dtype
 
     def advance(self, tokens: torch.Tensor) -> None:
@@ -94,7 +103,16 @@ class _Block:
         for some in torch.split(tokens.flatten(0, 1), _MLP_TOKENS):
             some += self._mlp_out(self._mlp_in(self._norm2(some).to(self._dtype)))
 
-    def _attend(self, qkv: torch.Tensor) -> torch.Tensor:
+
+class _TorchAttention:
+    """The attention of one block."""
+
+    def __init__(self, block: Any, dtype: torch.dtype) -> None:
+        self._window: int = block.window_size
+        self._attention = _Attention(block.attn, dtype)
+        self._outside = block.attn.qkv.bias.to(dtype)
+
+    def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """Attend within windows or over the whole image: H x W x 3C to H x W x C."""
         side = self._window
         if not side:
@@ -103,7 +121,7 @@ class _Block:
         across = -(-columns // side)
         attended = torch.empty(rows, columns, width // 3, dtype=qkv.dtype)
         for top in range(0, rows, side):
-            band = self._qkv.bias.expand(side, across * side, width).contiguous()
+            band = self._outside.expand(side, across * side, width).contiguous()
             real = qkv[top : top + side]
             band[: len(real), :columns] = real
             windows = band.view(side, across, side, width).transpose(0, 1)
@@ -205,7 +223,8 @@ class _Linear:
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map ... x C in `dtype` to ... x D."""
-        if _has_fused_linear(tokens.dtype):
+        # In float32 torch's plain product is the faster one, even with a GELU after it.
+        if tokens.dtype != torch.float32 and _has_fused_linear(tokens.dtype):
             return _fused_linear(tokens, self._weight, self.bias, "gelu" if self._gelu else "none")
         out = functional.linear(tokens, self._weight, self.bias)
         return functional.gelu(out) if self._gelu else out

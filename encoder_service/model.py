@@ -133,7 +133,8 @@ class ImageEncoder:
         frames = torch.zeros(len(images), 3, INPUT_SIDE, INPUT_SIDE, device=self.device)
         for frame, image in zip(frames, images, strict=True):
             pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1)  # 3xHxW uint8
-            frame[:, : pixels.shape[1], : pixels.shape[2]] = (pixels - self._mean) / self._std
+            part = frame[:, : pixels.shape[1], : pixels.shape[2]]
+            part.copy_(pixels).sub_(self._mean).div_(self._std)
         return frames
 
 

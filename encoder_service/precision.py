@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import structlog
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from encoder_service.fast_image_encoder import FastImageEncoder
+from encoder_service.fused.attention import ExactAttention
 from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
 from encoder_service.fused.library import SOURCES
 from sam.compiled.library import Library, LibraryMissing
@@ -50,18 +53,16 @@ def choose_cpu_encoder(vit: Any, engine: Engine, precision: Precision, threads: 
 
     Args:
         vit: upstream's `ImageEncoderViT`, its weights loaded.
-        engine: `auto`, `fused` or `fast`. `auto` is fused in bfloat16, where compiled code can run, and otherwise fast.
+        engine: `auto`, `fused` or `fast`. `auto` is fused where compiled code can run, and otherwise fast.
         precision: `auto` is bfloat16 if this CPU has units for it and these weights bear it, otherwise float32.
         threads: how many compute.
 
     Raises:
         ValueError: the engine cannot run here, or not in that precision.
     """
-    if precision == "bfloat16" or (engine == "fused" and precision == "auto"):
+    if precision == "bfloat16":
         return _in_bfloat16(vit, engine, threads)
-    if engine == "fused":
-        raise ValueError("the fused engine computes in bfloat16: set the precision to bfloat16, or the engine to fast")
-    exact = CpuEncoder(FastImageEncoder(vit, torch.float32), "fast", torch.float32)
+    exact = _in_float32(vit, engine, threads)
     if precision != "auto" or not has_fast_bfloat16():
         return exact
     short = _in_bfloat16(vit, engine, threads)
@@ -73,22 +74,31 @@ def choose_cpu_encoder(vit: Any, engine: Engine, precision: Precision, threads: 
 
 
 def _in_bfloat16(vit: Any, engine: Engine, threads: int) -> CpuEncoder:
-    if engine != "fast":
-        try:
-            library = _library_for(vit)
-        except LibraryMissing as error:
-            if engine == "fused":
-                raise ValueError(f"the fused engine cannot run: {error}") from None
-            log.info("the fused engine cannot run, so the fast one does", cause=str(error))
-        else:
-            return CpuEncoder(FusedImageEncoder(vit, library, threads), "fused", torch.bfloat16)
+    if library := _library_for(vit, engine, exact=False):
+        return CpuEncoder(FusedImageEncoder(vit, library, threads), "fused", torch.bfloat16)
     return CpuEncoder(FastImageEncoder(vit, torch.bfloat16), "fast", torch.bfloat16)
 
 
-def _library_for(vit: Any) -> Library:
-    if not can_compute(vit):
-        raise LibraryMissing("the network has other widths than it can compute")
-    return SOURCES.load()
+def _in_float32(vit: Any, engine: Engine, threads: int) -> CpuEncoder:
+    if library := _library_for(vit, engine, exact=True):
+        attention = partial(ExactAttention, library, ThreadPoolExecutor(threads, thread_name_prefix="encode"))
+        return CpuEncoder(FastImageEncoder(vit, torch.float32, attention), "fused", torch.float32)
+    return CpuEncoder(FastImageEncoder(vit, torch.float32), "fast", torch.float32)
+
+
+def _library_for(vit: Any, engine: Engine, *, exact: bool) -> Library | None:
+    """Return the compiled code that computes a network, if that is wanted and can run."""
+    if engine == "fast":
+        return None
+    try:
+        if not can_compute(vit):
+            raise LibraryMissing("the network has other widths than it can compute")
+        return SOURCES.load(exact=exact)
+    except LibraryMissing as error:
+        if engine == "fused":
+            raise ValueError(f"the fused engine cannot run: {error}") from None
+        log.info("the fused engine cannot run, so the fast one does", cause=str(error))
+        return None
 
 
 def choose_autocast(network: nn.Module) -> torch.dtype:

@@ -3,32 +3,28 @@
 It computes what `encoder_service.fast_image_encoder` does, with the same numbers in bfloat16: what goes into products.
 The residual stream, norms, softmaxes and sums are float32. What is between two products stays in the cache: scores,
 hidden layers and norms are never written to memory whole. A few threads each take pieces of the work, see
-image_encoder.cpp: tokens for the linear layers, heads of the whole picture or windows for attention.
+layers.cpp and attention.cpp: tokens for the linear layers, heads of the whole picture or windows for attention.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 
+from encoder_service.fused.attention import PANEL, CompiledAttention, Work, run
 from sam.compiled.library import DEPTH, TILE, Library, address, pack
 
-_TOKENS_AT_ONCE = 256
+_TOKENS_AT_ONCE = 128
 """Few enough that what a thread works on stays in its second-level cache, many enough that weights are read seldom."""
-
-_HIDDEN_AT_ONCE = 512
-"""Hidden channels of an MLP, for the same reasons; at most."""
 
 _HEAD_AT_MOST = 128
 """Channels of a head."""
-
-Work = Callable[[], None]
 
 
 def can_compute(vit: Any) -> bool:
@@ -54,8 +50,9 @@ class FusedImageEncoder(nn.Module):
 
     def __init__(self, vit: Any, library: Library, threads: int) -> None:
         super().__init__()
-        self._patch_embed, self._pos_embed, self._neck = vit.patch_embed, vit.pos_embed, vit.neck
+        self._patches, self._pos_embed, self._neck = _Patches(vit.patch_embed.proj), vit.pos_embed, _Neck(vit.neck)
         self._blocks = [_Block(block, library) for block in vit.blocks]
+        self._room: _Room | None = None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
@@ -68,19 +65,81 @@ class FusedImageEncoder(nn.Module):
         Returns:
             Bx256x(S/16)x(S/16) float32.
         """
-        tokens = self._patch_embed(frames)  # B x H x W x C
+        tokens = self._patches(frames)
         rows, columns = tokens.shape[1:3]
-        tokens = (tokens + self._pos_embed[:, :rows, :columns]).contiguous()
+        tokens += self._pos_embed[:, :rows, :columns]
+        room = self._room_for(tokens[0])
         for image in tokens:
             for block in self._blocks:
-                for stage in block.stages(image):
-                    self._run(stage)
-        embedding: torch.Tensor = self._neck(tokens.permute(0, 3, 1, 2))
-        return embedding
+                for stage in block.stages(image, room):
+                    run(self._pool, stage)
+        return self._neck(tokens)
 
-    def _run(self, pieces: Iterable[Work]) -> None:
-        for done in [self._pool.submit(piece) for piece in pieces]:
-            done.result()
+    def _room_for(self, tokens: torch.Tensor) -> _Room:
+        if self._room is None or not self._room.is_for(tokens):
+            self._room = _Room.of(tokens)
+        return self._room
+
+
+class _Patches:
+    """The first layer: a linear one, of squares of pixels."""
+
+    def __init__(self, projection: nn.Conv2d) -> None:
+        self._side: int = projection.kernel_size[0]
+        self._weight = projection.weight.flatten(1).bfloat16()
+        self._bias = projection.bias
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Map Bx3xSxS float32 to B x H x W x C float32."""
+        count, channels, height, width = frames.shape
+        rows, columns = height // self._side, width // self._side
+        squares = frames.bfloat16().view(count, channels, rows, self._side, columns, self._side)
+        flat = squares.permute(0, 2, 4, 1, 3, 5).reshape(count, rows, columns, -1)
+        tokens = functional.linear(flat, self._weight).float()
+        return tokens if self._bias is None else tokens.add_(self._bias)
+
+
+class _Neck:
+    """The last layers: from tokens to an embedding."""
+
+    def __init__(self, neck: Any) -> None:
+        narrow, self._norm1, wide, self._norm2 = neck  # convolutions of 1x1 and 3x3, each followed by a norm
+        self._narrow = narrow.weight.flatten(1).bfloat16()
+        self._wide = wide.weight.bfloat16().contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Map B x H x W x C float32 to Bx256xHxW float32."""
+        narrow = self._normed(functional.linear(tokens.bfloat16(), self._narrow), self._norm1)
+        wide = functional.conv2d(narrow.bfloat16().permute(0, 3, 1, 2), self._wide, padding=1)
+        return self._normed(wide.permute(0, 2, 3, 1), self._norm2).permute(0, 3, 1, 2).contiguous()
+
+    @staticmethod
+    def _normed(values: torch.Tensor, norm: Any) -> torch.Tensor:
+        return functional.layer_norm(values.float(), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+
+
+class _Room(NamedTuple):
+    """Where blocks put what is between their stages. Kept, since new memory would be cold, and slower than the work.
+
+    Attributes:
+        qkv: HW x 3C.
+        attended: HW x C in panels, HW rounded up to whole ones.
+    """
+
+    qkv: torch.Tensor
+    attended: torch.Tensor
+
+    @classmethod
+    def of(cls, tokens: torch.Tensor) -> _Room:
+        count, channels = tokens.shape[0] * tokens.shape[1], tokens.shape[2]
+        panels = -(-count // PANEL)
+        return cls(
+            torch.empty(count, 3 * channels, dtype=torch.bfloat16),
+            torch.empty(panels * PANEL, channels, dtype=torch.bfloat16),
+        )
+
+    def is_for(self, tokens: torch.Tensor) -> bool:
+        return len(self.qkv) == tokens.shape[0] * tokens.shape[1]
 
 
 class _Norm(NamedTuple):
@@ -99,27 +158,8 @@ class _Linear(NamedTuple):
     outputs: int
 
     @classmethod
-    def of(cls, library: Library, layer: nn.Linear, slab: int = 0) -> _Linear:
-        """Pack a layer; with `slab`, so many of its inputs at a time."""
-        matrix = layer.weight.detach().t()
-        parts = [pack(library, part) for part in (torch.split(matrix, slab) if slab else [matrix])]
-        return cls(torch.cat(parts), layer.bias.float().contiguous(), layer.out_features)
-
-
-class _Table(NamedTuple):
-    packed: torch.Tensor
-    distances: int
-    centre: int
-
-    @classmethod
-    def of(cls, library: Library, positions: torch.Tensor) -> _Table:
-        """Take relative positions, (2S - 1) x channels, of which the middle one belongs to the query's own place."""
-        count, channels = positions.shape
-        distances = -(-count // TILE) * TILE
-        table = torch.zeros(-(-channels // DEPTH) * DEPTH, distances)
-        # From behind, so that what a query needs for the keys 0, 1, 2, ... follows one another.
-        table[:channels, :count] = positions.detach().flip(0).t()
-        return cls(pack(library, table), distances, count // 2)
+    def of(cls, library: Library, layer: nn.Linear) -> _Linear:
+        return cls(pack(library, layer.weight.detach().t()), layer.bias.float().contiguous(), layer.out_features)
 
 
 class _Block:
@@ -127,33 +167,24 @@ class _Block:
 
     def __init__(self, block: Any, library: Library) -> None:
         self._functions, self._isa = library.functions, int(library.isa)
-        attention = block.attn
-        self._heads: int = attention.num_heads
-        self._scale: float = attention.scale
-        self._window: int = block.window_size
+        self._attention = CompiledAttention(library, block, torch.bfloat16)
         self._norm1, self._norm2 = _Norm.of(block.norm1), _Norm.of(block.norm2)
-        self._qkv = _Linear.of(library, attention.qkv)
-        self._proj = _Linear.of(library, attention.proj)
+        self._qkv = _Linear.of(library, block.attn.qkv)
+        self._proj = _Linear.of(library, block.attn.proj)
         self._mlp_in = _Linear.of(library, block.mlp.lin1)
-        self._slab = math.gcd(self._mlp_in.outputs, _HIDDEN_AT_ONCE)
-        self._mlp_out = _Linear.of(library, block.mlp.lin2, self._slab)
-        # What the layer makes of the zeros that pad the last windows.
-        self._outside = self._qkv.bias.to(torch.bfloat16)
-        self._by_row = _Table.of(library, attention.rel_pos_h)
-        self._by_column = _Table.of(library, attention.rel_pos_w)
+        self._mlp_out = _Linear.of(library, block.mlp.lin2)
 
-    def stages(self, tokens: torch.Tensor) -> Iterable[list[Work]]:
+    def stages(self, tokens: torch.Tensor, room: _Room) -> Iterable[list[Work]]:
         """Yield what is to be done to the tokens of one image, H x W x C float32: pieces that any threads may do.
 
         All pieces of a stage must be done before the next stage is asked for.
         """
         rows, columns, channels = tokens.shape
-        qkv = torch.empty(rows * columns, 3 * channels, dtype=torch.bfloat16)
-        attended = torch.empty(rows * columns, channels, dtype=torch.bfloat16)
+        qkv, attended = room
         flat = tokens.view(-1, channels)
         some = [slice(first, first + _TOKENS_AT_ONCE) for first in range(0, len(flat), _TOKENS_AT_ONCE)]
         yield [partial(self._project, flat[part], qkv[part]) for part in some]
-        yield self._attend(qkv, attended, rows, columns)
+        yield self._attention.pieces(qkv, attended, rows, columns)
         yield [partial(self._finish, flat[part], attended[part]) for part in some]
 
     def _project(self, tokens: torch.Tensor, qkv: torch.Tensor) -> None:
@@ -163,26 +194,6 @@ class _Block:
             *(address(self._qkv.weight), address(self._qkv.bias), self._qkv.outputs, address(qkv)),
         )
 
-    def _attend(self, qkv: torch.Tensor, attended: torch.Tensor, rows: int, columns: int) -> list[Work]:
-        side, channels = self._window, attended.shape[1]
-
-        def within(top: int, left: int, height: int, width: int, first_head: int, end_head: int) -> None:
-            self._functions.samovar_attend(
-                *(self._isa, address(qkv), address(self._outside), rows, columns),
-                *(top, left, height, width, channels, self._heads, first_head, end_head),
-                *(address(self._by_row.packed), self._by_row.distances, self._by_row.centre),
-                *(address(self._by_column.packed), self._by_column.distances, self._by_column.centre),
-                *(self._scale, address(attended)),
-            )
-
-        if not side:
-            return [partial(within, 0, 0, rows, columns, head, head + 1) for head in range(self._heads)]
-        return [
-            partial(within, top, left, side, side, 0, self._heads)
-            for top in range(0, rows, side)
-            for left in range(0, columns, side)
-        ]
-
     def _finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> None:
         self._functions.samovar_add_attended(
             *(self._isa, address(attended), *tokens.shape),
@@ -191,6 +202,6 @@ class _Block:
         self._functions.samovar_add_perceptron(
             *(self._isa, address(tokens), *tokens.shape),
             *(address(self._norm2.weight), address(self._norm2.bias), self._norm2.epsilon),
-            *(address(self._mlp_in.weight), address(self._mlp_in.bias), self._mlp_in.outputs, self._slab),
+            *(address(self._mlp_in.weight), address(self._mlp_in.bias), self._mlp_in.outputs),
             *(address(self._mlp_out.weight), address(self._mlp_out.bias)),
         )

@@ -6,9 +6,17 @@ from pathlib import Path
 
 from sam.compiled.library import INTEGER, POINTER, SINGLE, Sources
 
+_ATTEND = (
+    *(POINTER, POINTER, INTEGER, INTEGER),
+    *(INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER),
+    *(POINTER, INTEGER, INTEGER),
+    *(POINTER, INTEGER, INTEGER),
+    *(SINGLE, POINTER),
+)
+
 SOURCES = Sources(
     Path(__file__).parent,
-    ("image_encoder.cpp",),
+    ("attention.cpp", "layers.cpp", "memory.h", "operands.h"),
     {
         "samovar_project": [
             *(INTEGER, POINTER, INTEGER, INTEGER),
@@ -19,14 +27,9 @@ SOURCES = Sources(
         "samovar_add_perceptron": [
             *(INTEGER, POINTER, INTEGER, INTEGER),
             *(POINTER, POINTER, SINGLE),
-            *(POINTER, POINTER, INTEGER, INTEGER, POINTER, POINTER),
+            *(POINTER, POINTER, INTEGER, POINTER, POINTER),
         ],
-        "samovar_attend": [
-            *(INTEGER, POINTER, POINTER, INTEGER, INTEGER),
-            *(INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER),
-            *(POINTER, INTEGER, INTEGER),
-            *(POINTER, INTEGER, INTEGER),
-            *(SINGLE, POINTER),
-        ],
+        "samovar_attend": [INTEGER, *_ATTEND],
+        "samovar_attend_exactly": _ATTEND,
     },
 )

@@ -18,7 +18,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent.parent
 """Of the sources: what they include is named from here."""
 
-_SHARED = ("library.cpp", "numbers.h", "products.h")
+_SHARED = ("library.cpp", "numbers.h", "panels.h", "products.h")
 _FOLDER = Path(__file__).resolve().parent
 
 TILE = 16
@@ -81,20 +81,23 @@ class Sources(NamedTuple):
             digest.update(file.read_bytes())
         return digest.hexdigest()[:16]
 
-    def load(self, isa: Isa | None = None, path: Path | None = None) -> Library:
+    def load(self, isa: Isa | None = None, path: Path | None = None, *, exact: bool = False) -> Library:
         """Load the library.
 
         Args:
-            isa: how to multiply; None: as is fastest here.
+            isa: how to multiply bfloat16; None: as is fastest here.
             path: where it is, if not where it belongs.
+            exact: only what computes in float32 will be called, for which AVX-512 suffices.
 
         Raises:
             LibraryMissing: it was not compiled, or this CPU or system cannot run it.
         """
         # Asked before anything of the library runs: all of it is compiled for such CPUs.
         capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        if not capabilities.get("avx512_bf16"):
+        if not exact and not capabilities.get("avx512_bf16"):
             raise LibraryMissing("this CPU does not multiply bfloat16 (AVX-512 BF16)")
+        if not all(capabilities.get(name) for name in _AVX512):
+            raise LibraryMissing("this CPU has no AVX-512 (F, BW, VL and DQ)")
         path = path or self.library
         if not path.exists():
             raise LibraryMissing("it was not compiled: run python -m sam.compiled.build")
@@ -115,6 +118,7 @@ class Sources(NamedTuple):
         return Library(functions, (Isa.AMX if amx else Isa.AVX512) if isa is None else isa)
 
 
+_AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")
 POINTER, INTEGER, LONG, SINGLE = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
 _SHARED_SIGNATURES = {"samovar_pack": [POINTER, INTEGER, INTEGER, POINTER]}
 

@@ -135,8 +135,27 @@ struct Products<AMX> {
 
 template <>
 struct Products<AVX512> {
+    template <bool ADD>
+    void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
+        rows_of<ADD>(a, stride_a, DEPTH, rows, k, b, tiles, out, stride);
+    }
+
+    // `stride_a` is from a row to the next, `step_a` from 32 of k to the next.
+    template <bool ADD>
+    static void rows_of(const bf16* a, int stride_a, int step_a, int rows, int k, const bf16* b, int tiles, float* out,
+                        int stride) {
+        const long steps = k / DEPTH;
+        int tile = 0;
+        for (; tile + 4 <= tiles; tile += 4)
+            strip<ADD, 4>(a, stride_a, step_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
+        for (; tile < tiles; ++tile)
+            strip<ADD, 1>(a, stride_a, step_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
+    }
+
+   private:
     template <bool ADD, int WIDTH>
-    static void strip(const bf16* a, int stride_a, int rows, int steps, const bf16* b, float* out, int stride) {
+    static void strip(const bf16* a, int stride_a, int step_a, int rows, int steps, const bf16* b, float* out,
+                      int stride) {
         for (int row = 0; row < rows; row += 4) {
             __m512 sum[4][WIDTH];
             for (int i = 0; i < 4; ++i)
@@ -149,7 +168,7 @@ struct Products<AVX512> {
                         right[j] = (__m512bh)_mm512_loadu_si512(b + (j * steps + step) * TILE_SIZE + pair * 32);
                     for (int i = 0; i < 4; ++i) {
                         int both;
-                        std::memcpy(&both, a + (row + i) * stride_a + step * DEPTH + 2 * pair, sizeof both);
+                        std::memcpy(&both, a + (row + i) * stride_a + step * step_a + 2 * pair, sizeof both);
                         const __m512bh left = (__m512bh)_mm512_set1_epi32(both);
                         for (int j = 0; j < WIDTH; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], left, right[j]);
                     }
@@ -157,16 +176,6 @@ struct Products<AVX512> {
             for (int i = 0; i < 4; ++i)
                 for (int j = 0; j < WIDTH; ++j) _mm512_storeu_ps(out + (row + i) * stride + j * TILE, sum[i][j]);
         }
-    }
-
-    template <bool ADD>
-    void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
-        const long steps = k / DEPTH;
-        int tile = 0;
-        for (; tile + 4 <= tiles; tile += 4)
-            strip<ADD, 4>(a, stride_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
-        for (; tile < tiles; ++tile)
-            strip<ADD, 1>(a, stride_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
     }
 };
 

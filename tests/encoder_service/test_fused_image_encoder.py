@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 import pytest
 import torch
 
 from encoder_service.fast_image_encoder import FastImageEncoder
+from encoder_service.fused.attention import ExactAttention
 from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
 from encoder_service.fused.library import SOURCES
 from encoder_service.model import ImageEncoder
@@ -23,9 +25,9 @@ VARIANTS = {
 }
 
 
-def compiled(isa: Isa) -> Library:
+def compiled(isa: Isa | None = None, *, exact: bool = False) -> Library:
     try:
-        return SOURCES.load(isa)
+        return SOURCES.load(isa, exact=exact)
     except LibraryMissing as error:
         pytest.skip(str(error))
 
@@ -70,6 +72,20 @@ def test_it_is_the_exact_one_in_bfloat16(isa: Isa, name: str, side: int) -> None
     assert by_token.max() <= 4 * MAX_RELATIVE_ERROR
 
 
+@pytest.mark.parametrize("side", [1024, 80, 272])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_attention_in_float32_is_torchs(name: str, side: int) -> None:
+    """In float32 the embedding differs from that of the engine in torch by rounding alone, whatever is compiled."""
+    with ThreadPoolExecutor(2) as pool:
+        attention = partial(ExactAttention, compiled(exact=True), pool)
+        with torch.inference_mode():
+            found = FastImageEncoder(network(name), torch.float32, attention)(frame(side))
+    expected = exact(name, side)
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_threads_do_not_change_a_bit() -> None:
     """However many threads share the work, the embedding is the same."""
     with torch.inference_mode():
@@ -83,7 +99,7 @@ def test_several_pictures_are_embedded_one_by_one() -> None:
     encoder = fused("tiny", Isa.AVX512)
     with torch.inference_mode():
         together, apart = encoder(frames), torch.cat([encoder(frames[:1]), encoder(frames[1:])])
-    # Torch's convolution before it rounds a batch differently.
+    # Torch's layers before and after it may round a batch differently.
     assert (together - apart).norm() <= MAX_RELATIVE_ERROR / 2 * apart.norm()
 
 
@@ -111,8 +127,12 @@ def test_scores_that_grow_are_scaled_anew() -> None:
 
 
 def test_the_engine_is_chosen() -> None:
-    """auto is fused in bfloat16 where that can run; fused itself insists, and says why it cannot run."""
+    """auto is fused where that can run, in either precision; fused itself insists, and says why it cannot run."""
     vit = network("tiny")
+    assert ImageEncoder(vit, device="cpu", engine="fast").engine == "fast"
+    assert ImageEncoder(vit, device="cpu", engine="plain").engine == "plain"
+    with pytest.raises(ValueError, match="vit_b"):
+        ImageEncoder(build_image_encoder("starter"), device="cpu", engine="fused")
     try:
         SOURCES.load()
     except LibraryMissing:
@@ -121,13 +141,9 @@ def test_the_engine_is_chosen() -> None:
             ImageEncoder(vit, device="cpu", engine="fused")
     else:
         assert ImageEncoder(vit, device="cpu").engine == "fused"
-        assert ImageEncoder(vit, device="cpu", engine="fused").dtype is torch.bfloat16
-    assert ImageEncoder(vit, device="cpu", precision="float32").engine == "fast"
-    assert ImageEncoder(vit, device="cpu", engine="plain").engine == "plain"
-    with pytest.raises(ValueError, match="bfloat16"):
-        ImageEncoder(vit, device="cpu", engine="fused", precision="float32")
-    with pytest.raises(ValueError, match="vit_b"):
-        ImageEncoder(build_image_encoder("starter"), device="cpu", engine="fused")
+        assert ImageEncoder(vit, device="cpu", engine="fused", precision="bfloat16").dtype is torch.bfloat16
+        in_float32 = ImageEncoder(vit, device="cpu", precision="float32")
+        assert (in_float32.engine, in_float32.dtype) == ("fused", torch.float32)
 
 
 def test_widths_it_cannot_compute_are_left_to_others() -> None:

@@ -1,0 +1,133 @@
+"""The attention of one transformer block in compiled code, see attention.cpp: in bfloat16 or in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from sam.compiled.library import DEPTH, TILE, Library, address, pack
+
+PANEL = 32
+"""Rows of left operands that lie together: see sam/compiled/panels.h."""
+
+Work = Callable[[], None]
+
+
+class _Table(NamedTuple):
+    packed: torch.Tensor
+    distances: int
+    centre: int
+
+    @classmethod
+    def of(cls, positions: torch.Tensor, packed: Callable[[torch.Tensor], torch.Tensor], multiple: int) -> _Table:
+        """Take relative positions, (2S - 1) x channels, of which the middle one belongs to the query's own place."""
+        count, channels = positions.shape
+        table = torch.zeros(_rounded_up(channels, multiple), _rounded_up(count, TILE))
+        # From behind, so that what a query needs for the keys 0, 1, 2, ... follows one another.
+        table[:channels, :count] = positions.detach().flip(0).t()
+        return cls(packed(table), table.shape[1], count // 2)
+
+
+class CompiledAttention:
+    """Attends within windows or over the whole picture.
+
+    Args:
+        library: the compiled code.
+        block: one of an `ImageEncoderViT`.
+        dtype: bfloat16 or float32.
+    """
+
+    def __init__(self, library: Library, block: Any, dtype: torch.dtype) -> None:
+        attention = block.attn
+        self._heads: int = attention.num_heads
+        self._scale: float = attention.scale
+        self._window: int = block.window_size
+        # What the layer before makes of the zeros that pad the last windows.
+        self._outside = attention.qkv.bias.detach().to(dtype)
+        exact = dtype == torch.float32
+        functions = library.functions
+        self._attend = functions.samovar_attend_exactly if exact else partial(functions.samovar_attend, library.isa)
+        packed, multiple = (_pack_exactly, 1) if exact else (partial(pack, library), DEPTH)
+        self._by_row = _Table.of(attention.rel_pos_h, packed, multiple)
+        self._by_column = _Table.of(attention.rel_pos_w, packed, multiple)
+
+    def pieces(self, qkv: torch.Tensor, attended: torch.Tensor, rows: int, columns: int) -> list[Work]:
+        """Return what is to be done: pieces that any threads may do.
+
+        Args:
+            qkv: of `rows` x `columns` tokens, HW x 3C.
+            attended: where the result goes, HW x C; bfloat16 in panels, HW rounded up to whole ones.
+            rows: H.
+            columns: W.
+        """
+        side = self._window
+        if not side:
+            whole = (0, 0, rows, columns)
+            return [
+                partial(self._within, qkv, attended, rows, columns, whole, head, head + 1)
+                for head in range(self._heads)
+            ]
+        return [
+            partial(self._within, qkv, attended, rows, columns, (top, left, side, side), 0, self._heads)
+            for top in range(0, rows, side)
+            for left in range(0, columns, side)
+        ]
+
+    def _within(
+        self,
+        qkv: torch.Tensor,
+        attended: torch.Tensor,
+        rows: int,
+        columns: int,
+        grid: tuple[int, int, int, int],
+        first_head: int,
+        end_head: int,
+    ) -> None:
+        self._attend(
+            *(address(qkv), address(self._outside), rows, columns),
+            *(*grid, attended.shape[1], self._heads, first_head, end_head),
+            *(address(self._by_row.packed), self._by_row.distances, self._by_row.centre),
+            *(address(self._by_column.packed), self._by_column.distances, self._by_column.centre),
+            *(self._scale, address(attended)),
+        )
+
+
+class ExactAttention:
+    """What `encoder_service.fast_image_encoder` attends with in float32, if code is compiled for this CPU.
+
+    Args:
+        library: the compiled code.
+        pool: the threads that compute.
+        block: one of an `ImageEncoderViT`.
+    """
+
+    def __init__(self, library: Library, pool: Executor, block: Any) -> None:
+        self._attention = CompiledAttention(library, block, torch.float32)
+        self._pool = pool
+
+    def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Attend: H x W x 3C float32 to H x W x C."""
+        rows, columns, width = qkv.shape
+        flat, attended = qkv.view(rows * columns, width), torch.empty(rows * columns, width // 3)
+        run(self._pool, self._attention.pieces(flat, attended, rows, columns))
+        return attended.view(rows, columns, -1)
+
+
+def run(pool: Executor, pieces: list[Work]) -> None:
+    """Do all pieces, and return when all are done."""
+    for done in [pool.submit(piece) for piece in pieces]:
+        done.result()
+
+
+def _pack_exactly(matrix: torch.Tensor) -> torch.Tensor:
+    """Pack k x columns, a multiple of 16, as products in float32 read it on their right: 16 columns at a time."""
+    return matrix.view(len(matrix), -1, TILE).transpose(0, 1).contiguous()
+
+
+def _rounded_up(count: int, multiple: int) -> int:
+    return math.ceil(count / multiple) * multiple
