@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -17,8 +19,12 @@ def seeded_weights(model: str | VitVariant, seed: int = 0) -> dict[str, torch.Te
     Upstream's own start values would hide faults: position tables are zero, biases are zero and
     layer norms are the identity.
     """
+    return seeded({name: tensor.shape for name, tensor in build_image_encoder(model).state_dict().items()}, seed)
+
+
+def seeded(shapes: Mapping[str, torch.Size], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return such weights for a network whose parameters have these names and shapes."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {name: tensor.shape for name, tensor in build_image_encoder(model).state_dict().items()}
     weights = {}
     for name, shape in shapes.items():
         noise = torch.randn(shape, generator=generator)
