@@ -28,12 +28,13 @@ import torch
 from PIL import Image
 
 from bench.decoder import Run, hardware, log, medians
-from encoder_service.batching import DeviceQueue, Embed, Ticket
+from encoder_service.batching import DeviceQueue, Start, at_once
 from encoder_service.limits import ImageLimits, QueueLimits
 from encoder_service.model import ImageEncoder
 from encoder_service.pipeline import EncodingPipeline
 from encoder_service.preprocessing import prepare_image
 from encoder_service.variants import build_image_encoder
+from encoder_service.waiting import Ticket
 from sam.checkpoints import Checkpoint, find_checkpoint
 from sam.cpu import available_cores
 from sam.modeling import build_mask_decoder, build_prompt_encoder
@@ -108,20 +109,20 @@ async def busy_share(encoder: ImageEncoder, checkpoint: Checkpoint, data: bytes)
         finally:
             at_work.append((started, time.perf_counter()))
 
-    pipeline = _pipeline(embed, encoder, checkpoint)
+    pipeline = _pipeline(at_once(embed), encoder, checkpoint)
     await asyncio.gather(*(pipeline.embed(data, "0" * 64) for _ in range(_QUEUED)))
     await pipeline.close()
     return sum(end - start for start, end in at_work) / (at_work[-1][1] - at_work[0][0])
 
 
-def _pipeline(embed: Embed, encoder: ImageEncoder, checkpoint: Checkpoint) -> EncodingPipeline:
-    queue = DeviceQueue(embed, encoder.batch_sizes, QueueLimits(max_images=64, max_bytes=2**30))
+def _pipeline(start: Start, encoder: ImageEncoder, checkpoint: Checkpoint) -> EncodingPipeline:
+    queue = DeviceQueue(start, encoder.batch_sizes, QueueLimits(max_images=64, max_bytes=2**30))
     return EncodingPipeline(checkpoint.identity, queue, ImageLimits(), decode_threads=2, dtype=np.float16)
 
 
 async def interactive_under_bulk(encoder: ImageEncoder, checkpoint: Checkpoint, data: bytes) -> float:
     """Return how many times longer an interactive picture takes, at its 95th percentile, while others come in bulk."""
-    pipeline = _pipeline(encoder.embed, encoder, checkpoint)
+    pipeline = _pipeline(encoder.start, encoder, checkpoint)
     random = np.random.default_rng(0)
 
     async def interactive() -> float:

@@ -1,36 +1,45 @@
 """The queue in front of the device: pictures that wait together are embedded together.
 
-One thread owns the device. Whenever it is free it takes what is queued, up to a batch, and never waits for more: a
-timer would delay the first picture and gain nothing that the next batch does not. The queue is bounded in pictures and
-in bytes. Pictures in bulk wait while there are others, and leave them half of the room.
+Whenever the device has room, what is queued is started, up to a batch, and nothing waits for more: a timer would delay
+the first picture and gain nothing that the next batch does not. A device that can be given a batch while it computes
+another has two in flight, so that it need not wait for pictures to be sent and results to be fetched.
 
-When a pass fails, a blank picture tells whether the picture or the device is at fault. While the device is, nothing is
-accepted, and the blank picture is tried again from time to time.
+One thread decides what is started and what becomes of it; a second one does nothing but wait for results, in the order
+of their start. When a pass fails, its pictures are tried one by one, and a blank one tells whether the picture or the
+device is at fault; all of that with nothing else in flight. While the device is at fault nothing is accepted, and the
+blank picture is tried again from time to time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import structlog
 
-from encoder_service import metrics
 from encoder_service.limits import QueueLimits
+from encoder_service.waiting import Embedded, Entry, Ticket, WaitingPictures
 from sam.errors import DeadlineExceeded, EncoderUnavailable, InternalError, Overloaded, SamovarError
 from sam.geometry import INPUT_SIDE
-from sam.metrics import REFUSALS
 
-log = structlog.get_logger("encoder_service.batching")
+log = logging.getLogger("encoder_service.batching")
 
-Embed = Callable[[Sequence[npt.NDArray[np.uint8]]], npt.NDArray[np.float32]]
-"""Embeds B resized pictures, HxWx3 uint8, to Bx256x64x64 float32. Called on the device's thread only."""
+Images = Sequence[npt.NDArray[np.uint8]]
+"""B resized pictures, HxWx3 uint8, RGB."""
+
+Finish = Callable[[], npt.NDArray[np.float32]]
+"""Waits for a pass, and returns its embeddings, Bx256x64x64 float32. Called once, on the thread for results."""
+
+Start = Callable[[Images], Finish]
+"""Starts a pass. Called on the device's thread."""
 
 # Weight of the newest pass in the running mean of seconds per picture, from which `Retry-After` is estimated: high
 # enough to follow a change of load within a few passes.
@@ -40,39 +49,43 @@ PROBE_INTERVAL_S = 5.0
 """How often a failing device is tried again, in seconds."""
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """What the device made of one picture."""
+def at_once(embed: Callable[[Images], npt.NDArray[np.float32]]) -> Start:
+    """Return a way to start passes that are all computed on the thread for results."""
+    return lambda images: partial(embed, images)
 
-    embedding: npt.NDArray[np.float32]
-    """The image embedding, 1x256x64x64."""
 
-    queue_s: float
-    """Seconds between being queued and being started."""
+class QueueReport:
+    """Is told what happens; does nothing about it. Methods are called on any thread, and shall return at once."""
 
-    encode_s: float
-    """Seconds that the pass took of which the picture was part."""
+    def waiting(self, images: int, nbytes: int) -> None:
+        """So much waits from now on."""
+
+    def refused(self) -> None:
+        """A picture found the queue full."""
+
+    def busy(self, seconds: float) -> None:
+        """The device was busy for so long more, with whatever."""
+
+    def computed(self, pass_s: float, queue_s: Sequence[float]) -> None:
+        """A pass took so long, and its pictures had waited so long for it."""
+
+    def failed(self, images: int, cause: BaseException) -> None:
+        """A pass of so many pictures failed; none: of the blank one."""
+
+    def failing(self, failing: bool) -> None:
+        """The device fails on any picture, or does not."""
 
 
 @dataclass(eq=False)
-class Ticket:
-    """What the owner of a queued picture may look at, and say."""
+class _Pass:
+    entries: list[Entry]
+    """Those whose pictures it is; none if it is the blank one's."""
 
-    started: bool = False
-    """Whether the device has taken the picture: from then on giving it up saves nothing."""
-
-    bulk: bool = False
-    """Whether others go first. May be taken back while the picture waits."""
-
-
-@dataclass(eq=False)
-class _Entry:
-    image: npt.NDArray[np.uint8]
-    ticket: Ticket
-    deadline: float | None
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Embedded]
-    queued_at: float
+    started: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
+    finish: Finish | None = None
+    embeddings: npt.NDArray[np.float32] | None = None
+    error: Exception | None = None
 
 
 class DeviceQueue:
@@ -80,45 +93,58 @@ class DeviceQueue:
 
     def __init__(
         self,
-        embed: Embed,
+        start: Start,
         batch_sizes: Sequence[int],
         limits: QueueLimits,
         *,
+        in_flight: int = 1,
+        report: QueueReport | None = None,
         on_failing: Callable[[bool], None] | None = None,
         probe_interval_s: float = PROBE_INTERVAL_S,
     ) -> None:
-        """Start the device's thread.
+        """Start the device's threads.
 
         Args:
-            embed: the model.
+            start: the model.
             batch_sizes: the sizes of the batches to form; must contain 1. A batch is the largest of them for which
                 enough is queued.
             limits: the bounds of the queue.
+            in_flight: how many passes may have been started and not be finished.
+            report: told what happens.
             on_failing: told, on the device's thread, when the device starts to fail and when it works again.
             probe_interval_s: how often a failing device is tried again, in seconds.
         """
-        if min(batch_sizes) != 1:
-            raise ValueError("the batch sizes must contain 1")
-        self._embed = embed
-        self._batch_sizes = sorted(batch_sizes, reverse=True)
-        self._limits = limits
-        self._refusals = REFUSALS.labels("encoder_queue")
-        self._changed = threading.Condition()
-        self._entries: deque[_Entry] = deque()
-        self._queued_bytes = 0
-        self._closing = False
-        self._seconds_per_image = 0.0
-        self._blank = np.zeros((INPUT_SIDE, INPUT_SIDE, 3), dtype=np.uint8)
+        self._waiting = WaitingPictures(batch_sizes, limits)
+        self._start = start
+        self._in_flight = in_flight
+        self._report = report or QueueReport()
         self._on_failing = on_failing
         self._probe_interval_s = probe_interval_s
+        self._blank = np.zeros((INPUT_SIDE, INPUT_SIDE, 3), dtype=np.uint8)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._running = 0
+        self._over: deque[_Pass] = deque()
+        # What failed together, to be tried one by one; and whether the device is to be tried with the blank picture.
+        self._again: deque[Entry] = deque()
+        self._doubted = False
+        # Whether what runs is one of these.
+        self._alone = False
+        self._last_end = 0.0
+        self._seconds_per_image = 0.0
         self.failing = False
         """Whether the device fails on any picture."""
-        self._thread = threading.Thread(target=self._serve, name="device", daemon=True)
-        self._thread.start()
+        self._started: queue.SimpleQueue[_Pass | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._serve, name="device", daemon=True),
+            threading.Thread(target=self._wait_for_results, name="results", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __len__(self) -> int:
         """Return the number of pictures that wait."""
-        return len(self._entries)
+        return len(self._waiting)
 
     def check_room(self, further: int, *, bulk: bool = False) -> None:
         """Return if one more picture would find a place after `further` others that are on their way here.
@@ -126,7 +152,7 @@ class DeviceQueue:
         Raises:
             Overloaded: it would not.
         """
-        if self._is_full(len(self._entries) + further, self._queued_bytes, bulk=bulk):
+        if self._waiting.is_full(further, 0, bulk=bulk):
             raise self._overloaded()
 
     async def embed(
@@ -149,7 +175,7 @@ class DeviceQueue:
             InternalError: the model failed on this picture; the log says how.
         """
         loop = asyncio.get_running_loop()
-        entry = _Entry(image, ticket or Ticket(), deadline, loop, loop.create_future(), time.monotonic())
+        entry = Entry(image, ticket or Ticket(), deadline, loop, loop.create_future(), time.monotonic())
         self._append(entry)
         try:
             remaining = None if deadline is None else deadline - time.monotonic()
@@ -158,141 +184,142 @@ class DeviceQueue:
         except TimeoutError:
             raise _too_late() from None
         finally:
-            self._discard(entry)
+            with self._changed:
+                if self._waiting.discard(entry):
+                    self._tell_length()
 
     async def close(self) -> None:
-        """Take nothing more, finish what is queued, end the thread."""
+        """Take nothing more, finish what is queued, end the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
-    def _append(self, entry: _Entry) -> None:
+    def _append(self, entry: Entry) -> None:
         with self._changed:
             if self._closing:
                 raise EncoderUnavailable("This encoder is shutting down. Ask another, or try again.")
             if self.failing:
                 raise _device_fails()
-            if self._is_full(len(self._entries), self._queued_bytes + entry.image.nbytes, bulk=entry.ticket.bulk):
+            if self._waiting.is_full(0, entry.image.nbytes, bulk=entry.ticket.bulk):
                 raise self._overloaded()
-            self._entries.append(entry)
-            self._queued_bytes += entry.image.nbytes
+            self._waiting.append(entry)
             self._tell_length()
             self._changed.notify()
 
     def _tell_length(self) -> None:
-        metrics.QUEUED_IMAGES.set(len(self._entries))
-        metrics.QUEUED_BYTES.set(self._queued_bytes)
-
-    def _is_full(self, images: int, size: int, *, bulk: bool) -> bool:
-        """Return whether nothing fits behind so many pictures, or so many bytes are too many."""
-        if bulk and images:
-            # Half of the room is for others; but one picture may wait in a queue however small.
-            return images >= self._limits.max_images // 2 or size > self._limits.max_bytes // 2
-        return images >= self._limits.max_images or size > self._limits.max_bytes
+        self._report.waiting(len(self._waiting), self._waiting.nbytes)
 
     def _overloaded(self) -> Overloaded:
-        self._refusals.inc()
+        self._report.refused()
         return Overloaded(
             "Too many images wait for the image encoder. Try again later.",
-            retry_after_s=max(1.0, len(self._entries) * self._seconds_per_image),
+            retry_after_s=max(1.0, len(self._waiting) * self._seconds_per_image),
         )
 
-    def _discard(self, entry: _Entry) -> None:
-        """Take an entry out of the queue if it is still there."""
-        with self._changed:
-            if entry in self._entries:
-                self._entries.remove(entry)
-                self._queued_bytes -= entry.image.nbytes
-                self._tell_length()
-
     def _serve(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            if batch:
-                self._run(batch)
-            elif self.failing:
-                self._probe()
+        while (step := self._next_step()) is not None:
+            step()
+        self._started.put(None)
 
-    def _next_batch(self) -> list[_Entry] | None:
-        """Wait for entries and take a batch; None at the end, empty if all were too late or it is time to probe."""
+    def _next_step(self) -> Callable[[], None] | None:
+        """Wait until there is something to do and return it; None at the end."""
         with self._changed:
-            patience = self._probe_interval_s if self.failing else None
-            if not self._changed.wait_for(lambda: self._entries or self._closing, patience):
-                return []
-            if not self._entries:
-                return None
-            now = time.monotonic()
-            # A deadline that has passed is reported by the caller's own timer.
-            waiting = [e for e in self._entries if e.deadline is None or e.deadline > now]
-            # Stable: in each of the two groups by arrival. Asked now, since a picture may have become urgent meanwhile.
-            waiting.sort(key=lambda entry: entry.ticket.bulk)
-            size = next((s for s in self._batch_sizes if s <= len(waiting)), 0)
-            for entry in waiting[:size]:
-                entry.ticket.started = True
-            self._entries = deque(waiting[size:])
-            self._queued_bytes = sum(entry.image.nbytes for entry in self._entries)
-            self._tell_length()
-            return waiting[:size]
+            while True:
+                if self._over:
+                    self._running -= 1
+                    return partial(self._conclude, self._over.popleft())
+                if self._doubted or self._again:
+                    if not self._running:
+                        self._alone = True
+                        return self._begin_blank if self._doubted else partial(self._begin, [self._again.popleft()])
+                elif self._running < self._in_flight and not (self._alone and self._running):
+                    self._alone = False
+                    batch = self._waiting.take_batch(self._seconds_per_image)
+                    self._tell_length()
+                    if batch:
+                        return partial(self._begin, batch)
+                    if self._closing and not self._running:
+                        return None
+                if not self._changed.wait(self._probe_interval_s if self.failing else None):
+                    self._doubted = True
 
-    def _run(self, batch: list[_Entry]) -> None:
-        started = time.monotonic()
+    def _begin_blank(self) -> None:
+        self._doubted = False
+        self._begin([])
+
+    def _begin(self, entries: list[Entry]) -> None:
+        this = _Pass(entries)
         try:
-            embeddings = self._computed([entry.image for entry in batch])
-        except Exception:
-            metrics.FAILED_PASSES.inc()
-            if len(batch) > 1:
-                # One picture must not fail its neighbours: each gets a pass of its own.
-                log.exception("a batch failed; its pictures are tried one by one", size=len(batch))
-                for entry in batch:
-                    if not entry.future.done():  # Its caller may have gone meanwhile.
-                        self._run([entry])
-                return
-            log.exception("the image encoder failed")
-            message = "The image encoder failed on this image. Try again; if it fails again, report it."
-            _settle(batch[0], InternalError(message))
-            self._probe()
+            this.finish = self._start([entry.image for entry in entries] or [self._blank])
+        except Exception as error:
+            this.error, this.ended = error, time.monotonic()
+            self._conclude(this)
             return
-        seconds = time.monotonic() - started
-        metrics.ENCODE_SECONDS.observe(seconds)
-        metrics.BATCH_IMAGES.observe(len(batch))
-        newest = seconds / len(batch)
-        self._seconds_per_image += _NEWEST * (newest - self._seconds_per_image)
-        for index, entry in enumerate(batch):
-            queue_s = started - entry.queued_at
-            metrics.QUEUE_SECONDS.observe(queue_s)
-            _settle(entry, Embedded(embeddings[index : index + 1], queue_s, seconds))
+        with self._changed:
+            self._running += 1
+        self._started.put(this)
 
-    def _computed(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        started = time.monotonic()
-        try:
-            return self._embed(images)
-        finally:
-            metrics.DEVICE_BUSY_SECONDS.inc(time.monotonic() - started)
+    def _wait_for_results(self) -> None:
+        while (this := self._started.get()) is not None:
+            if this.finish is not None:
+                try:
+                    this.embeddings = this.finish()
+                except Exception as error:
+                    this.error = error
+            this.ended = time.monotonic()
+            with self._changed:
+                self._over.append(this)
+                self._changed.notify()
 
-    def _probe(self) -> None:
-        """Find out whether the device works; if it does not, let go of all who wait for it."""
-        try:
-            self._computed([self._blank])
-            failing = False
-        except Exception:
-            log.exception("the image encoder fails on a blank picture, too")
-            failing = True
+    def _conclude(self, this: _Pass) -> None:
+        # Not from its start, if it was waiting for the one before: the device is busy once, and that was its queue.
+        began = max(this.started, self._last_end)
+        # One that failed to start may be concluded before one that ended earlier.
+        seconds = max(0.0, this.ended - began)
+        self._last_end = max(self._last_end, this.ended)
+        self._report.busy(seconds)
+        if this.error is not None:
+            self._report.failed(len(this.entries), this.error)
+        if not this.entries:
+            self._judge(failing=this.error is not None)
+        elif this.embeddings is None:
+            self._fail(this.entries)
+        else:
+            self._seconds_per_image += _NEWEST * (seconds / len(this.entries) - self._seconds_per_image)
+            waited = [began - entry.queued_at for entry in this.entries]
+            self._report.computed(seconds, waited)
+            for index, (entry, queue_s) in enumerate(zip(this.entries, waited, strict=True)):
+                _settle(entry, Embedded(this.embeddings[index : index + 1], queue_s, seconds))
+
+    def _fail(self, entries: list[Entry]) -> None:
+        """Try again what failed together, since one picture must not fail its neighbours, or give up what was alone."""
+        if len(entries) == 1:
+            message = "The image encoder failed on this image. Try again; if it fails again, report it."
+            _settle(entries[0], InternalError(message))
+            self._doubted = True
+        else:
+            # But for those whose callers have gone meanwhile.
+            self._again.extend(entry for entry in entries if not entry.future.done())
+
+    def _judge(self, *, failing: bool) -> None:
+        """Take note of whether the device works; if it does not, let go of all who wait for it."""
         with self._changed:
             changed = failing != self.failing
             self.failing = failing
-            abandoned = list(self._entries) if failing else []
+            abandoned = [*self._again, *self._waiting.take_all()] if failing else []
             if failing:
-                self._entries.clear()
-                self._queued_bytes = 0
+                self._again.clear()
                 self._tell_length()
-            metrics.DEVICE_FAILING.set(failing)
+        self._report.failing(failing)
         for entry in abandoned:
             _settle(entry, _device_fails())
         if changed and self._on_failing is not None:
             self._on_failing(failing)
 
 
-def _settle(entry: _Entry, outcome: Embedded | SamovarError) -> None:
+def _settle(entry: Entry, outcome: Embedded | SamovarError) -> None:
     """Hand an outcome to the task that waits for it, if it still does, on its own event loop."""
 
     def settle() -> None:

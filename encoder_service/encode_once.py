@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from encoder_service.batching import Ticket
 from encoder_service.call_store import CallStore
 from encoder_service.leasing import kept
 from encoder_service.metrics import LEASES_TAKEN_OVER
 from encoder_service.pipeline import Computed, EncodingPipeline
 from encoder_service.single_flight import SingleFlight
+from encoder_service.waiting import Ticket
 from sam.embedding import Embedding
 from sam.embedding_store import EmbeddingStore, Lease, Leases
 

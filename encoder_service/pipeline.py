@@ -13,9 +13,10 @@ import numpy.typing as npt
 import structlog
 
 from encoder_service import metrics
-from encoder_service.batching import DeviceQueue, Ticket
+from encoder_service.batching import DeviceQueue
 from encoder_service.limits import ImageLimits
 from encoder_service.preprocessing import PreparedImage, prepare_image
+from encoder_service.waiting import Ticket
 from sam.embedding import Embedding, ModelIdentity
 from sam.errors import ImageError
 from sam.tracing import record, span

@@ -16,6 +16,7 @@ from encoder_service.embedder import Embedder
 from encoder_service.encode_once import EncodeOnce
 from encoder_service.fetch import ImageFetcher
 from encoder_service.pipeline import EncodingPipeline
+from encoder_service.queue_metrics import CountedQueue
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderOptions
 from encoder_service.stub_encoder import StubImageEncoder
@@ -61,7 +62,12 @@ async def encoder_running(
     identity, encoder = await asyncio.to_thread(_load, options)
     health = _Health(asyncio.get_running_loop())
     queue = DeviceQueue(
-        encoder.embed, encoder.batch_sizes, options.queue_limits, on_failing=health.report_from_device_thread
+        encoder.start,
+        encoder.batch_sizes,
+        options.queue_limits,
+        in_flight=encoder.in_flight,
+        report=CountedQueue(),
+        on_failing=health.report_from_device_thread,
     )
     pipeline = EncodingPipeline(
         identity,

@@ -22,8 +22,8 @@ class EncoderOptions(ModelSettings, StoreSettings, AuthSettings):
     )
     encoder_engine: Literal["auto", "fused", "fast", "plain"] = Field(
         "auto",
-        description="plain runs the network as its authors wrote it; fast computes the same with less memory, fused "
-        "in compiled code; auto: fused where it can run, otherwise fast.",
+        description="plain runs the network as its authors wrote it; fast computes the same with less memory on a CPU, "
+        "fused in compiled code, on a GPU in 16 bits; auto: the fastest that can run.",
     )
     encoder_threads: int = Field(
         0, ge=0, le=1024, description="How many threads compute one picture on a CPU; 0: as many as there are cores."

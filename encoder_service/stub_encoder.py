@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,16 @@ class StubImageEncoder:
     engine = "stub"
     dtype = "float32"
     batch_sizes = (1,)
+    in_flight = 1
 
     def __init__(self, model: StubModel) -> None:
         self._seconds = model.encode_s
         self._broken_s = model.broken_s
         self._broken_until = 0.0
+
+    def start(self, images: Sequence[npt.NDArray[np.uint8]]) -> Callable[[], npt.NDArray[np.float32]]:
+        """Return what embeds pictures, as `ImageEncoder.start` does."""
+        return partial(self.embed, images)
 
     def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         """Wait, and write down the digests of resized pictures.

@@ -17,12 +17,13 @@ from PIL import Image
 
 from encoder_service.addresses import AllowedHosts
 from encoder_service.admission import Admission
-from encoder_service.batching import DeviceQueue
+from encoder_service.batching import DeviceQueue, at_once
 from encoder_service.embedder import Embedder
 from encoder_service.encode_once import EncodeOnce
 from encoder_service.fetch import ImageFetcher
 from encoder_service.limits import FetchLimits, ImageLimits, QueueLimits
 from encoder_service.pipeline import EncodingPipeline
+from encoder_service.queue_metrics import CountedQueue
 from encoder_service.service import SERVICE_NAME
 from encoder_service.servicer import EncoderServicer
 from sam.auth import KeyRing
@@ -154,7 +155,7 @@ async def running_encoder(
     if not held:
         device.free.set()
     backend = backend or InProcessBackend(2**26)
-    queue = DeviceQueue(device, (1,), QueueLimits(max_images=queue_images))
+    queue = DeviceQueue(at_once(device), (1,), QueueLimits(max_images=queue_images), report=CountedQueue())
     pipeline = EncodingPipeline(MODEL, queue, ImageLimits(), decode_threads=2, dtype="float16")
     fetcher = ImageFetcher(
         FetchLimits(allow_http=True, allowed_hosts=AllowedHosts(allowed_hosts), max_fetches=max_fetches)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoder_service.batching import DeviceQueue, Ticket
+from encoder_service.batching import DeviceQueue, QueueReport, at_once
 from encoder_service.limits import QueueLimits
+from encoder_service.waiting import Embedded, Entry, Ticket, WaitingPictures
 from sam.errors import DeadlineExceeded, EncoderUnavailable, InternalError, Overloaded
 
 PATIENCE_S = 20.0
@@ -56,7 +57,7 @@ def _run(
     batch_sizes: Sequence[int] = (1, 2, 4),
 ) -> None:
     async def body() -> None:
-        queue = DeviceQueue(device, batch_sizes, limits)
+        queue = DeviceQueue(at_once(device), batch_sizes, limits)
         try:
             await asyncio.wait_for(scenario(queue), PATIENCE_S)
         finally:
@@ -293,7 +294,7 @@ def test_a_failing_device_takes_no_work_until_it_works_again() -> None:
     device = _Device(held=True)
 
     async def scenario() -> None:
-        queue = DeviceQueue(device, (1,), QueueLimits(), on_failing=reports.append, probe_interval_s=0.01)
+        queue = DeviceQueue(at_once(device), (1,), QueueLimits(), on_failing=reports.append, probe_interval_s=0.01)
         running = asyncio.create_task(queue.embed(_image(1)))
         await device.wait_until_busy()
         waiting = asyncio.create_task(queue.embed(_image(2)))
@@ -355,4 +356,231 @@ def test_times_are_reported_apart() -> None:
 def test_batch_sizes_must_allow_a_single_picture() -> None:
     """Without a batch of one a lone picture would wait for ever, so such sizes are refused."""
     with pytest.raises(ValueError, match="must contain 1"):
-        DeviceQueue(_Device(), (2, 4), QueueLimits())
+        DeviceQueue(at_once(_Device()), (2, 4), QueueLimits())
+
+
+class _Pipelined:
+    """A device that is given passes while it computes; each waits for its own permission to end.
+
+    A picture of value 250 or more fails, at its start if it is odd and otherwise at its end.
+    """
+
+    def __init__(self) -> None:
+        self.started: list[list[int]] = []
+        self.finished: list[list[int]] = []
+        self._permissions = threading.Semaphore(0)
+        self._changed = threading.Condition()
+
+    def start(self, images: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+        values = [int(image[0, 0, 0]) for image in images]
+        with self._changed:
+            self.started.append(values)
+            self._changed.notify_all()
+        if any(value >= 250 and value % 2 for value in values):
+            raise RuntimeError("cannot be started")
+        return lambda: self._finish(values)
+
+    def _finish(self, values: list[int]) -> np.ndarray:
+        assert self._permissions.acquire(timeout=PATIENCE_S)
+        self.finished.append(values)
+        if any(value >= 250 for value in values):
+            raise RuntimeError("failed on the way")
+        return np.stack([np.full((256, 64, 64), value, dtype=np.float32) for value in values])
+
+    def permit(self, passes: int = 1000) -> None:
+        self._permissions.release(passes)
+
+    async def has_started(self, passes: int) -> None:
+        def wait() -> bool:
+            with self._changed:
+                return self._changed.wait_for(lambda: len(self.started) >= passes, PATIENCE_S)
+
+        assert await asyncio.to_thread(wait)
+
+
+class _Noted(QueueReport):
+    """Notes how long the device was busy, and how long passes took."""
+
+    def __init__(self) -> None:
+        self.busy_s: list[float] = []
+
+    def busy(self, seconds: float) -> None:
+        self.busy_s.append(seconds)
+
+
+def _run_two(
+    scenario: Callable[[DeviceQueue], Coroutine[Any, Any, None]],
+    device: _Pipelined,
+    batch_sizes: Sequence[int] = (1, 2, 4),
+    report: QueueReport | None = None,
+    probe_interval_s: float = PATIENCE_S,
+) -> None:
+    async def body() -> None:
+        queue = DeviceQueue(
+            device.start,
+            batch_sizes,
+            QueueLimits(),
+            in_flight=2,
+            report=report,
+            probe_interval_s=probe_interval_s,
+        )
+        try:
+            await asyncio.wait_for(scenario(queue), PATIENCE_S)
+        finally:
+            device.permit()
+            await queue.close()
+
+    asyncio.run(body())
+
+
+def _tasks(queue: DeviceQueue, values: Sequence[int], *, bulk: bool = False) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(queue.embed(_image(value), ticket=Ticket(bulk=bulk))) for value in values]
+
+
+def test_a_second_pass_is_started_while_the_first_is_computed() -> None:
+    """Two passes are in flight and no third; each caller gets its own embedding; the device counts as busy once."""
+    report = _Noted()
+
+    async def scenario(queue: DeviceQueue) -> None:
+        began = time.monotonic()
+        first = _tasks(queue, [1])
+        await device.has_started(1)
+        others = _tasks(queue, [2, 3, 4])
+        await device.has_started(2)
+        await _queued(queue, 1)
+        assert device.started == [[1], [2, 3]]
+        assert device.finished == []
+        device.permit()
+        results = await asyncio.gather(*first, *others)
+        assert [int(result.embedding[0, 0, 0, 0]) for result in results] == [1, 2, 3, 4]
+        assert device.started == device.finished == [[1], [2, 3], [4]]
+        assert sum(report.busy_s) <= time.monotonic() - began
+
+    device = _Pipelined()
+    _run_two(scenario, device, report=report)
+    assert len(report.busy_s) == 3
+
+
+def test_an_urgent_picture_overtakes_what_is_queued_but_not_what_is_in_flight() -> None:
+    """Behind two passes in bulk an urgent picture is the next, and shares its pass with no bulk."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        bulk = _tasks(queue, [1], bulk=True)
+        await device.has_started(1)
+        bulk += _tasks(queue, [2], bulk=True)
+        await device.has_started(2)
+        bulk += _tasks(queue, [3, 4, 5], bulk=True)
+        urgent = _tasks(queue, [9])
+        await _queued(queue, 4)
+        device.permit()
+        await asyncio.gather(*bulk, *urgent)
+
+    device = _Pipelined()
+    _run_two(scenario, device)
+    assert device.started[:3] == [[1], [2], [9]]
+
+
+def test_passes_in_bulk_stay_short() -> None:
+    """Once it is known how long a picture takes, bulk comes in batches that an urgent picture can wait for."""
+    waiting = WaitingPictures((1, 2, 4, 8), QueueLimits())
+    loop = asyncio.new_event_loop()
+
+    def fill(bulk: bool) -> None:
+        waiting.take_all()
+        for _ in range(8):
+            entry = Entry(_image(0), Ticket(bulk=bulk), None, loop, loop.create_future(), 0.0)
+            waiting.append(entry)
+
+    for seconds, size in [(0.0, 8), (0.0025, 8), (0.011, 2), (1.6, 1)]:
+        fill(bulk=True)
+        assert len(waiting.take_batch(seconds)) == size
+        fill(bulk=False)
+        assert len(waiting.take_batch(seconds)) == 8
+    loop.close()
+
+
+@pytest.mark.parametrize("broken", [250, 251])
+def test_a_batch_that_fails_in_flight_spares_the_other(broken: int) -> None:
+    """A batch that fails is tried one by one once nothing else is in flight, and the pass beside it is not touched."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        first = _tasks(queue, [1])
+        await device.has_started(1)
+        second = _tasks(queue, [2, broken])
+        await device.has_started(2)
+        third = _tasks(queue, [3])
+        device.permit()
+        outcomes = await asyncio.gather(*first, *second, *third, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Embedded, Embedded, InternalError, Embedded]
+        assert not queue.failing
+
+    device = _Pipelined()
+    _run_two(scenario, device, batch_sizes=(1, 2))
+    # The blank picture follows on the broken one at once, and the third has its turn before or after.
+    alone = [values for values in device.started if values != [3]]
+    assert alone == [[1], [2, broken], [2], [broken], [0]]
+
+
+def test_a_caller_that_leaves_in_flight_is_not_tried_again() -> None:
+    """Of a batch that fails, only pictures whose callers still wait are tried one by one."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        first = _tasks(queue, [1])
+        await device.has_started(1)
+        gone, broken = _tasks(queue, [2, 250])
+        await device.has_started(2)
+        gone.cancel()
+        await asyncio.wait([gone])
+        device.permit()
+        await asyncio.gather(*first, broken, return_exceptions=True)
+
+    device = _Pipelined()
+    _run_two(scenario, device, batch_sizes=(1, 2))
+    assert [2] not in device.started
+
+
+def test_closing_waits_for_what_is_in_flight() -> None:
+    """Both passes in flight and what is queued behind them are finished before the queue is closed."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        first = _tasks(queue, [1])
+        await device.has_started(1)
+        others = _tasks(queue, [2])
+        await device.has_started(2)
+        others += _tasks(queue, [3])
+        await _queued(queue, 1)
+        closing = asyncio.create_task(queue.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        device.permit()
+        results = await asyncio.gather(*first, *others)
+        assert [int(result.embedding[0, 0, 0, 0]) for result in results] == [1, 2, 3]
+        await closing
+
+    device = _Pipelined()
+    _run_two(scenario, device)
+
+
+def test_a_device_that_fails_with_two_in_flight_lets_go_of_all() -> None:
+    """When pictures and the blank one fail, who waits is sent elsewhere, and nothing more is accepted."""
+
+    async def scenario(queue: DeviceQueue) -> None:
+        first = _tasks(queue, [250])
+        await device.has_started(1)
+        second = _tasks(queue, [252])
+        await device.has_started(2)
+        waiting = _tasks(queue, [4])
+        await _queued(queue, 1)
+        device.permit()
+        outcomes = await asyncio.gather(*first, *second, *waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [InternalError, InternalError, EncoderUnavailable]
+        with pytest.raises(EncoderUnavailable):
+            await queue.embed(_image(5))
+
+    class Broken(_Pipelined):
+        def _finish(self, values: list[int]) -> np.ndarray:
+            super()._finish(values)
+            raise RuntimeError("out of order")
+
+    device = Broken()
+    _run_two(scenario, device, batch_sizes=(1,))
