@@ -40,8 +40,8 @@ def choose_gpu_encoder(
 ) -> GpuChoice | None:
     """Return the fused engine for a GPU, or None if the network is to run as it is. Takes seconds.
 
-    It has to embed a picture first. With `auto` for engine and precision, the embedding must be near to what the
-    network itself computes in float32: weights that do not bear 16 bits are found so, and kernels that go wrong.
+    It has to embed a picture first. With `auto`, the embedding must be near to what the network itself computes in
+    float32: weights that do not bear 16 bits are found so, and kernels that go wrong.
 
     Args:
         vit: upstream's `ImageEncoderViT`, its weights loaded.
@@ -72,7 +72,7 @@ def choose_gpu_encoder(
             raise ValueError(f"the fused engine cannot run: {error}") from error
         log.warning("the fused engine cannot run on this GPU, so the plain one does", exc_info=error)
         return None
-    if engine == "auto" and precision == "auto":
+    if engine == "auto":
         error_found = _distance(embedding, exact(picture))
         # Not "greater": NaN would pass.
         if not error_found <= MAX_RELATIVE_ERROR:
