@@ -34,7 +34,7 @@ COMPILED := sam/compiled decoder_service/fused encoder_service/fused
 HOSTILE := tests/hostile tests/encoder_service/test_addresses.py tests/encoder_service/test_images.py \
 	$(wildcard tests/encoder_service/test_fetch*.py) tests/gateway/test_arrays.py tests/gateway/test_hostile_bodies.py
 
-.PHONY: help serve test acceptance faults hostile operate compose-test soak audit sbom lint proto docs bench clean
+.PHONY: help serve test acceptance faults gpu hostile operate compose-test soak audit sbom lint proto docs bench clean
 
 help: ## Show this list
 	@echo "Samovar. The two to begin with: make serve, make test."
@@ -64,6 +64,9 @@ hostile: $(VENV)/.ready-dev ## Send hostile input of all kinds, and print what c
 	@tools/ensure_redis.sh
 	@tools/ensure_atheris.sh $(BIN)/python
 	@$(BIN)/python -m pytest -q -m "" --hypothesis-profile=hostile $(HOSTILE) $(if $(TABLE),--table $(TABLE)) $(ARGS)
+
+gpu: $(VENV)/.ready-dev ## Try out all that runs on a GPU without one: kernels, their machine code, the benchmark
+	@$(BIN)/python -m pytest -q -m "" tests/encoder_service/gpu tests/bench/test_gpu.py $(ARGS)
 
 operate: $(VENV)/.ready-dev $(VENV)/.compiled ## Try out what operators rely on: alerts and dashboard with a real Prometheus, and more
 	@tools/ensure_redis.sh

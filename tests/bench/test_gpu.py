@@ -81,6 +81,7 @@ def test_the_mask_decoder_is_upstream() -> None:
     assert (found - expected[:, 1:]).norm() <= 1e-4 * expected[:, 1:].norm()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; it exists for Linux on x86-64")
 def test_it_runs_with_a_handful_of_packages(tmp_path: Path) -> None:
     """Every stage runs where torch, Triton, numpy, pillow, grpcio and protobuf are all there is, and tells its figures;

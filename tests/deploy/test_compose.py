@@ -229,6 +229,13 @@ def test_the_override_reserves_a_gpu() -> None:
     assert not any("deploy" in services[name] for name in services if name != "encoder")
 
 
+def test_compiled_kernels_can_be_loaded_on_a_gpu() -> None:
+    """The folder that Triton compiles to is on a file system that is writable and may hold programs."""
+    folder = read_dockerfile("encoder_service").image.environment["TRITON_CACHE_DIR"]
+    assert folder.startswith("/tmp/")
+    assert load_compose(GPU)["services"]["encoder"]["tmpfs"] == ["/tmp:exec"]
+
+
 def test_variables_are_explained() -> None:
     """Every variable of the compose files is named in their opening comments."""
     for name in ("docker-compose.yml", GPU, SECURE):
