@@ -42,7 +42,6 @@ from encoder_service.limits import ImageLimits, QueueLimits
 from encoder_service.preprocessing import PreparedImage, prepare_image
 from encoder_service.variants import VIT_VARIANTS, VitVariant
 from sam.embedding import Embedding
-from sam.records import embedding_to_bytes
 
 _PHOTOGRAPH = Path(__file__).resolve().parent.parent / "gateway" / "demo" / "sample.jpg"
 
@@ -343,6 +342,9 @@ def jpeg(setting: Setting) -> None:
 
 
 async def _jpeg(setting: Setting, passes: GpuPasses) -> None:
+    # Here, since generated code insists on a protobuf that is new enough, and the other stages need none.
+    from sam.records import embedding_to_bytes
+
     cores = len(os.sched_getaffinity(0))
     files = photographs(2 if setting.tiny else 8)
     watched = Watched(passes)

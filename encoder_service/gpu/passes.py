@@ -88,6 +88,8 @@ class GpuPasses:
         try:
             encoder = build(sizes[-1])
             if encoder.device.type == "cuda":
+                # Weights are still on their way, on the stream of this thread; the others do not wait for it.
+                torch.cuda.synchronize()
                 self._sending, self._computing, self._fetching = (_stream() for _ in range(3))
                 pool = torch.cuda.graph_pool_handle()
                 for size in reversed(sizes):
