@@ -43,10 +43,16 @@ _EXPORT_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_inpu
 Run = Callable[[], Any]
 
 
-def medians(runs: dict[str, Run], pairs: int) -> dict[str, float]:
-    """Return each run's median time in milliseconds, all of them taken in turn after one that does not count."""
+def medians(runs: dict[str, Run], pairs: int, *, warm: bool = True) -> dict[str, float]:
+    """Return each run's median time in milliseconds, all of them taken in turn.
+
+    Args:
+        runs: what is measured.
+        pairs: how many times.
+        warm: whether each is run once before, which does not count.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_number in range(pairs + 1):
+    for round_number in range(0 if warm else 1, pairs + 1):
         for name, run in runs.items():
             started = time.perf_counter()
             run()

@@ -33,9 +33,15 @@ class MaskDecoderEngine(Protocol):
         ...
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the masks of B prompts of one shape.
+
+        Args:
+            prepared: what `prepare` of this engine returned for the image.
+            batch: the prompts.
+            choice: which of their masks.
+            above: if set, masks whose IoU prediction is not above it need not be made: their logits mean nothing.
 
         Returns:
             low_res_logits: float32 BxCx256x256, C being 3 for `MaskChoice.THREE` and otherwise 1.

@@ -29,6 +29,7 @@ from decoder_service.prompts import MaskChoice, PromptBatch
 from decoder_service.team import Team
 from decoder_service.token_attention import Attended, ImageToToken, SelfAttention, TokenSide, TokenToImage, combine
 from decoder_service.upscaling import TOKENS_SIDE, MaskUpscaler
+from sam.geometry import LOW_RES_SIDE
 
 _PROMPTS_AT_ONCE = 4
 """Prompts whose image sides one thread holds at once: 2 MiB each in bfloat16, 4 in float32, and as much again for the
@@ -108,21 +109,21 @@ class FastMaskDecoder:
         )
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the chosen masks; see `MaskDecoderEngine`."""
         if not isinstance(prepared, FastEmbedding):
             raise TypeError("the embedding was prepared by another engine")
         sparse, dense = self._embed_prompts(batch)
         if len(sparse) == 1:
-            return self._decode(prepared, sparse, dense, choice, self._team.map)
+            return self._decode(prepared, sparse, dense, choice, above, self._team.map)
         # Several prompts need not be cut into parts: each thread takes prompts of its own.
         size = min(_PROMPTS_AT_ONCE, -(-len(sparse) // self._team.threads))
         chunks = [slice(start, start + size) for start in range(0, len(sparse), size)]
 
         def decode(chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
             chunk_dense = None if dense is None else dense[chunk]
-            return self._decode(prepared, sparse[chunk], chunk_dense, choice, _one_after_another)
+            return self._decode(prepared, sparse[chunk], chunk_dense, choice, above, _one_after_another)
 
         logits, ious = zip(*self._team.map(decode, chunks), strict=True)
         return torch.cat(logits), torch.cat(ious)
@@ -133,6 +134,7 @@ class FastMaskDecoder:
         sparse: torch.Tensor,
         dense: torch.Tensor | None,
         choice: MaskChoice,
+        above: float | None,
         for_each: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Decode prompts together, `for_each` running what is to be done with each part of the image."""
@@ -160,8 +162,15 @@ class FastMaskDecoder:
         tokens = self._final_norm(tokens + self._final.output(combine(found), batch))
 
         vectors, ious = self._choose(tokens, choice)
-        bands = for_each(lambda part: self._upscaler(part.image, vectors), parts)
-        return torch.cat(bands, dim=2), ious
+        made = torch.ones(batch, dtype=torch.bool) if above is None else (ious > above).any(dim=1)
+        if bool(made.all()):
+            bands = for_each(lambda part: self._upscaler(part.image, vectors), parts)
+            return torch.cat(bands, dim=2), ious
+        logits = torch.zeros(*vectors.shape[:2], LOW_RES_SIDE, LOW_RES_SIDE)
+        if bool(made.any()):
+            bands = for_each(lambda part: self._upscaler(part.image[made], vectors[made]), parts)
+            logits[made] = torch.cat(bands, dim=2)
+        return logits, ious
 
     def _masked(self, prepared: FastEmbedding, dense: torch.Tensor) -> list[ImagePart]:
         """Put the embeddings of mask inputs, float32 Bx256x64x64, in the place of that of "no mask"."""

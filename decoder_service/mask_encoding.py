@@ -36,7 +36,7 @@ def encode_rle(mask: BinaryMask, *, library: Library | None = None) -> bytes:
     """
     if library is not None:
         return runs(library, mask.region, mask.top, mask.left, mask.size)
-    return _compress_counts(run_lengths(mask))
+    return compress_counts(run_lengths(mask))
 
 
 def run_lengths(mask: BinaryMask) -> npt.NDArray[np.int64]:
@@ -70,7 +70,7 @@ def run_lengths(mask: BinaryMask) -> npt.NDArray[np.int64]:
     return counts[:-1] if counts[-1] == 0 else counts
 
 
-def _compress_counts(counts: npt.NDArray[np.int64]) -> bytes:
+def compress_counts(counts: npt.NDArray[np.int64]) -> bytes:
     """Write counts as printable characters: 5 bits each, least significant first, bit 6 for more.
 
     From the fourth on, a count is written as its difference from the one two before.

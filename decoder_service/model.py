@@ -44,6 +44,12 @@ class MaskPrediction:
     low_res_logits: npt.NDArray[np.float32]
     iou_predictions: npt.NDArray[np.float32]
 
+    def only(self, above: float) -> MaskPrediction:
+        """Return the masks whose IoU prediction is above a number; C may be 0 then."""
+        # In float32, as torch compares: 0.88 and the float32 next to it are the same.
+        chosen = self.iou_predictions > np.float32(above)
+        return MaskPrediction(self.low_res_logits[chosen], self.iou_predictions[chosen])
+
 
 class MaskPredictor:
     """SAM's prompt encoder and mask decoder behind one call. Threads may share it.
@@ -166,10 +172,23 @@ class MaskPredictor:
                 yield group[start : start + _PROMPTS_PER_BATCH]
 
     def predict_batch(
-        self, prepared: PreparedEmbedding, prompts: Sequence[Prompt], original_size: Size
+        self,
+        prepared: PreparedEmbedding,
+        prompts: Sequence[Prompt],
+        original_size: Size,
+        *,
+        above: float | None = None,
     ) -> list[MaskPrediction]:
-        """Predict the masks of prompts that share a shape and a choice; see `batches`."""
+        """Predict the masks of prompts that share a shape and a choice; see `batches`.
+
+        Args:
+            prepared: what `prepare` of this predictor returned for the image.
+            prompts: what to segment.
+            original_size: the size of the picture, in pixels.
+            above: if set, only masks with an IoU prediction above it are returned, which saves making the others.
+        """
         batch = batch_prompts(prompts, original_size)
         with torch.inference_mode():
-            logits, ious = self._decoder.predict(prepared, batch, prompts[0].choice)
-        return [MaskPrediction(mask_logits, iou) for mask_logits, iou in zip(logits.numpy(), ious.numpy(), strict=True)]
+            logits, ious = self._decoder.predict(prepared, batch, prompts[0].choice, above=above)
+        found = [MaskPrediction(*each) for each in zip(logits.numpy(), ious.numpy(), strict=True)]
+        return found if above is None else [prediction.only(above) for prediction in found]

@@ -44,7 +44,7 @@ class PlainMaskDecoder:
         return PlainEmbedding(features)
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict all four masks and choose among them; see `MaskDecoderEngine`."""
         if not isinstance(prepared, PlainEmbedding):

@@ -200,7 +200,7 @@ def parse_source(
 def _parse_reference(reference: image_pb2.ImageReference) -> StoredImage:
     check_image_id(reference.image_id)
     if reference.image_digest:
-        _check_digest(reference.image_digest, "image.image_digest")
+        check_digest(reference.image_digest, "image.image_digest")
     elif not reference.image_id:
         raise RequestInvalid("Name the image: set image_id, image_digest or both.", field="image.image_id")
     return StoredImage(reference.image_id, reference.image_digest, reference.url)
@@ -211,7 +211,7 @@ def _parse_embedding(
 ) -> InlineEmbedding:
     check_image_id(message.image_id)
     if message.image_digest:
-        _check_digest(message.image_digest, "embedding.image_digest")
+        check_digest(message.image_digest, "embedding.image_digest")
     if message.model_fingerprint and message.model_fingerprint != model_fingerprint:
         raise EmbeddingInvalid(
             "The embedding was computed by another checkpoint; encoder and decoder must serve the same.",
@@ -239,6 +239,11 @@ def _parse_embedding(
     )
 
 
-def _check_digest(image_digest: str, field: str) -> None:
+def check_digest(image_digest: str, field: str) -> None:
+    """Check the form of a digest.
+
+    Raises:
+        RequestInvalid: it has another.
+    """
     if not _DIGEST.fullmatch(image_digest):
         raise RequestInvalid("An image_digest is the SHA-256 as 64 lower-case hexadecimal digits.", field=field)

@@ -41,6 +41,9 @@ log = structlog.get_logger("decoder_service")
 _THREADS_AT_MOST = 4
 """A click is not cut finer than this by default: the tokens' side, which is not cut, then takes as long as a piece."""
 
+_FOUND_BEFORE_KEPT = 2
+"""How many times the largest answer a grid may find before duplicates are dropped."""
+
 SERVICE_NAME = "sam.v1.DecoderService"
 
 
@@ -112,7 +115,7 @@ async def servicer_running(
         store,
         ImageLookup(store, EmbeddingCache(options.decoder_cache_bytes), predictor, pool),
         Segmenter(predictor, pool, options.decoder_max_response_bytes),
-        EverythingSegmenter(predictor, pool),
+        EverythingSegmenter(predictor, pool, _FOUND_BEFORE_KEPT * options.decoder_max_response_bytes),
         limits=options.request_limits,
         max_concurrent=options.decoder_max_concurrent,
         max_everything=options.decoder_max_everything,

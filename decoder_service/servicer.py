@@ -18,6 +18,7 @@ from decoder_service.answers import MaskForm, to_embedding, to_model, to_timings
 from decoder_service.everything.answers import to_everything, to_progress
 from decoder_service.everything.requests import parse_everything_request
 from decoder_service.everything.segmenter import EverythingSegmenter
+from decoder_service.everything.views import find_views
 from decoder_service.image_lookup import FoundImage, ImageLookup
 from decoder_service.model import MaskPrediction
 from decoder_service.prompts import Prompt
@@ -129,10 +130,8 @@ class DecoderServicer(DecoderServiceServicer):
         self._check_model(request.model)
         with self._everything_places.hold():
             order = await asyncio.to_thread(parse_everything_request, request, self._limits, self._model.fingerprint)
-            image = await self._images.find(order.source, Caller.of(context).tenant)
-            states = self._everything.segment(
-                image, order.points_per_side, order.thresholds, deadline=_deadline_of(context)
-            )
+            image, views = await find_views(order, self._images, Caller.of(context).tenant)
+            states = self._everything.segment(views, order.thresholds, deadline=_deadline_of(context))
             async for state in states:
                 yield to_progress(state)
             yield await asyncio.to_thread(to_everything, state, image, self._described(image), self._max_response_bytes)

@@ -35,7 +35,7 @@ class StubMaskDecoder:
         return PlainEmbedding(features)
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Wait, and draw the grids, three times the same where three are asked for; see `MaskDecoderEngine`."""
         if not isinstance(prepared, PlainEmbedding):

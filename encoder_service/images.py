@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from encoder_service.limits import ImageLimits
 from encoder_service.skimming import Skimmed, TooManyParts, orientation_of, skim
 from sam.errors import ImageTooLarge, ImageUndecodable
+from sam.geometry import Size
 
 _EXIF_PREFIX = b"Exif\x00\x00"
 
@@ -77,14 +78,21 @@ def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
 def _decode(file: Skimmed, limits: ImageLimits) -> tuple[Image.Image, bytes]:
     """Return the picture as it lies in the file, and its EXIF block. What the decoder held is free on return."""
     with Image.open(io.BytesIO(file.data), formats=limits.formats) as picture:
-        _check_size(picture.size, limits)
+        width, height = picture.size
+        check_size(Size(height, width), limits)
         _go_to_first_frame(picture)
         picture.load()
         return _to_rgb(picture), file.exif or _exif_of(picture)
 
 
-def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size
+def check_size(size: Size, limits: ImageLimits) -> None:
+    """Check the size of a picture, or of a part of it.
+
+    Raises:
+        ImageTooLarge: it has more pixels than `limits` allow.
+        ImageUndecodable: it is too narrow.
+    """
+    height, width = size
     if width < 1 or height < 1:
         raise _undecodable("it has a side of 0 pixels.")
     if width * height > limits.max_pixels:

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from encoder_service.images import open_image
+from encoder_service.images import check_size, open_image
 from encoder_service.limits import ImageLimits
+from sam.crops import Crop
+from sam.errors import RequestInvalid
 from sam.geometry import Size, input_size
 
 
@@ -23,19 +25,33 @@ class PreparedImage:
     """A picture ready for the image encoder."""
 
     original_size: Size
-    """The size of the upright picture before the resize."""
+    """The size of the upright picture, or of the part of it, before the resize."""
 
     pixels: npt.NDArray[np.uint8]
     """The resized picture, HxWx3 uint8, RGB; its longest side is 1024."""
 
 
-def prepare_image(data: bytes, limits: ImageLimits) -> PreparedImage:
+def prepare_image(data: bytes, limits: ImageLimits, crop: Crop | None = None) -> PreparedImage:
     """Decode and resize an encoded picture. Takes time: tens of milliseconds for a photograph.
+
+    Args:
+        data: the encoded picture.
+        limits: what it may cost.
+        crop: the part of the upright picture that is meant; None: all of it.
 
     Raises:
         ImageTooLarge, ImageUndecodable: see `encoder_service.images.decode_image`.
+        RequestInvalid: the crop is not within the picture.
     """
     picture = open_image(data, limits)
+    if crop is not None:
+        if not crop.is_in(Size(picture.height, picture.width)):
+            raise RequestInvalid(
+                f"The crop must lie within the picture, which has {picture.width} x {picture.height} pixels.",
+                field="crop",
+            )
+        check_size(crop.size, limits)
+        picture = picture.crop(crop)
     return PreparedImage(Size(picture.height, picture.width), resize_longest_side(picture))
 
 

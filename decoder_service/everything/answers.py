@@ -57,4 +57,7 @@ def _to_found_mask(mask: FoundMask, size: Size) -> pb.FoundMask:
         area=mask.area,
         point=pb.Point(x=x, y=y, label=pb.POINT_LABEL_FOREGROUND),
         stability_score=mask.stability_score,
+        crop=image_pb2.ImageCrop(
+            left=mask.crop.left, top=mask.crop.top, width=mask.crop.size.width, height=mask.crop.size.height
+        ),
     )

@@ -101,36 +101,43 @@ class FusedMaskDecoder:
         return FusedEmbedding((as_positions(features) + self._no_mask).to(torch.bfloat16))
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the chosen masks; see `MaskDecoderEngine`."""
         if not isinstance(prepared, FusedEmbedding):
             raise TypeError("the embedding was prepared by another engine")
         sparse, dense = self._embed_prompts(batch)
         if sparse.shape[1] + len(self._output_tokens) > MAX_TOKENS:
-            return self._fast.predict(self._fast.prepare_positions(prepared.image), batch, choice)
+            return self._fast.predict(self._fast.prepare_positions(prepared.image), batch, choice, above=above)
         images = [prepared.image] * len(sparse) if dense is None else self._masked(prepared, dense)
+        masks = 3 if choice is MaskChoice.THREE else 1
+        logits = torch.empty(len(sparse), masks, _LOGITS_SIDE, _LOGITS_SIDE)
         if len(sparse) == 1:
-            return self._decode(images, sparse, choice, self._parts, self._team.map)
+            return logits, self._decode(images, sparse, choice, above, logits, self._parts, self._team.map)
         # Several prompts need not be cut into parts: each thread takes prompts of its own.
         size = min(_PROMPTS_AT_ONCE, -(-len(sparse) // self._team.threads))
         chunks = [slice(start, start + size) for start in range(0, len(sparse), size)]
 
-        def decode(chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._decode(images[chunk], sparse[chunk], choice, [slice(0, len(self._position))], _in_turn)
+        def decode(chunk: slice) -> torch.Tensor:
+            whole = [slice(0, len(self._position))]
+            return self._decode(images[chunk], sparse[chunk], choice, above, logits[chunk], whole, _in_turn)
 
-        logits, ious = zip(*self._team.map(decode, chunks), strict=True)
-        return torch.cat(logits), torch.cat(ious)
+        return logits, torch.cat(self._team.map(decode, chunks))
 
     def _decode(
         self,
         images: list[torch.Tensor],
         sparse: torch.Tensor,
         choice: MaskChoice,
+        above: float | None,
+        logits: torch.Tensor,
         parts: list[slice],
         for_each: _ForEach,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decode prompts together, `for_each` running what is to be done with each piece of their images."""
+    ) -> torch.Tensor:
+        """Decode prompts together, `for_each` running what is to be done with each piece of their images.
+
+        Logits go where there is room for them; IoU predictions are returned.
+        """
         batch = len(sparse)
         position = torch.cat([self._output_tokens.expand(batch, -1, -1), sparse], dim=1)
         pieces = [_Piece(prompt, part, rows) for prompt in range(batch) for part, rows in enumerate(parts)]
@@ -146,9 +153,12 @@ class FusedMaskDecoder:
         tokens = self._token_side.end(side, found.means, found.logsumexp)
 
         vectors, ious = self._choose(tokens, choice)
-        logits = torch.empty(batch, vectors.shape[1], _LOGITS_SIDE, _LOGITS_SIDE)
+        if above is not None:
+            # Of many points on nothing in particular most have no mask that is good enough.
+            made = (ious > above).any(dim=1).tolist()
+            pieces = [piece for piece in pieces if made[piece.prompt]]
         for_each(partial(self._upscale, images, vectors.contiguous(), logits), pieces)
-        return logits, ious
+        return ious
 
     def _look(self, images: list[torch.Tensor], side: TokenSides, found: _Found, piece: _Piece) -> None:
         prompt, part, rows = piece

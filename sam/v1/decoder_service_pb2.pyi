@@ -524,8 +524,14 @@ class SegmentEverythingRequest(_message.Message):
     BOX_NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
     MASK_THRESHOLD_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    CROPS_FIELD_NUMBER: _builtins.int
+    CROP_NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    MIN_REGION_AREA_FIELD_NUMBER: _builtins.int
     points_per_side: _builtins.int
-    """The points along each side of the grid, 1 to 64. If 0, 32."""
+    """The points along each side of the grid, 1 to 64. If 0, 32. Ignored if
+    there are `points`.
+    """
     pred_iou_threshold: _builtins.float
     """Masks with a predicted IoU of at most this are dropped. If 0 or less, none
     is. Default 0.88.
@@ -546,6 +552,13 @@ class SegmentEverythingRequest(_message.Message):
     """The logit above which a pixel belongs to the mask. Finite. Default 0.0."""
     model: _builtins.str
     """The model that the caller expects, as in `SegmentImageRequest`."""
+    crop_nms_threshold: _builtins.float
+    """Of two masks of different crops, the whole image among them, whose boxes
+    have an IoU above this, the one of the larger crop is dropped. Default
+    0.7.
+    """
+    min_region_area: _builtins.int
+    """Holes of fewer pixels are filled and islands of fewer removed. If 0, none."""
     @_builtins.property
     def image(self) -> _image_pb2.ImageReference:
         """An image whose embedding is stored."""
@@ -553,6 +566,17 @@ class SegmentEverythingRequest(_message.Message):
     @_builtins.property
     def embedding(self) -> _embedding_pb2.ImageEmbedding:
         """An embedding carried in the request, in the full view."""
+
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelativePoint]:
+        """Points of the caller's own in place of the grid. At most 4096."""
+
+    @_builtins.property
+    def crops(self) -> _containers.RepeatedCompositeFieldContainer[Global___CropToSegment]:
+        """Parts of the image that are looked at as well, each with a grid of its
+        own. At most 20, which are upstream's of two layers. A mask that a crop
+        cuts off is dropped.
+        """
 
     def __init__(
         self,
@@ -566,13 +590,19 @@ class SegmentEverythingRequest(_message.Message):
         box_nms_threshold: _builtins.float | None = ...,
         mask_threshold: _builtins.float | None = ...,
         model: _builtins.str = ...,
+        points: _abc.Iterable[Global___RelativePoint] | None = ...,
+        crops: _abc.Iterable[Global___CropToSegment] | None = ...,
+        crop_nms_threshold: _builtins.float | None = ...,
+        min_region_area: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_mask_threshold", b"_mask_threshold", "_pred_iou_threshold", b"_pred_iou_threshold", "_stability_score_offset", b"_stability_score_offset", "_stability_score_threshold", b"_stability_score_threshold", "box_nms_threshold", b"box_nms_threshold", "embedding", b"embedding", "image", b"image", "mask_threshold", b"mask_threshold", "pred_iou_threshold", b"pred_iou_threshold", "source", b"source", "stability_score_offset", b"stability_score_offset", "stability_score_threshold", b"stability_score_threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_crop_nms_threshold", b"_crop_nms_threshold", "_mask_threshold", b"_mask_threshold", "_pred_iou_threshold", b"_pred_iou_threshold", "_stability_score_offset", b"_stability_score_offset", "_stability_score_threshold", b"_stability_score_threshold", "box_nms_threshold", b"box_nms_threshold", "crop_nms_threshold", b"crop_nms_threshold", "embedding", b"embedding", "image", b"image", "mask_threshold", b"mask_threshold", "pred_iou_threshold", b"pred_iou_threshold", "source", b"source", "stability_score_offset", b"stability_score_offset", "stability_score_threshold", b"stability_score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_mask_threshold", b"_mask_threshold", "_pred_iou_threshold", b"_pred_iou_threshold", "_stability_score_offset", b"_stability_score_offset", "_stability_score_threshold", b"_stability_score_threshold", "box_nms_threshold", b"box_nms_threshold", "embedding", b"embedding", "image", b"image", "mask_threshold", b"mask_threshold", "model", b"model", "points_per_side", b"points_per_side", "pred_iou_threshold", b"pred_iou_threshold", "source", b"source", "stability_score_offset", b"stability_score_offset", "stability_score_threshold", b"stability_score_threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_crop_nms_threshold", b"_crop_nms_threshold", "_mask_threshold", b"_mask_threshold", "_pred_iou_threshold", b"_pred_iou_threshold", "_stability_score_offset", b"_stability_score_offset", "_stability_score_threshold", b"_stability_score_threshold", "box_nms_threshold", b"box_nms_threshold", "crop_nms_threshold", b"crop_nms_threshold", "crops", b"crops", "embedding", b"embedding", "image", b"image", "mask_threshold", b"mask_threshold", "min_region_area", b"min_region_area", "model", b"model", "points", b"points", "points_per_side", b"points_per_side", "pred_iou_threshold", b"pred_iou_threshold", "source", b"source", "stability_score_offset", b"stability_score_offset", "stability_score_threshold", b"stability_score_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__box_nms_threshold: _TypeAlias = _typing.Literal["box_nms_threshold"]  # noqa: Y015
     _WhichOneofArgType__box_nms_threshold: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__crop_nms_threshold: _TypeAlias = _typing.Literal["crop_nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__crop_nms_threshold: _TypeAlias = _typing.Literal["_crop_nms_threshold", b"_crop_nms_threshold"]  # noqa: Y015
     _WhichOneofReturnType__mask_threshold: _TypeAlias = _typing.Literal["mask_threshold"]  # noqa: Y015
     _WhichOneofArgType__mask_threshold: _TypeAlias = _typing.Literal["_mask_threshold", b"_mask_threshold"]  # noqa: Y015
     _WhichOneofReturnType__pred_iou_threshold: _TypeAlias = _typing.Literal["pred_iou_threshold"]  # noqa: Y015
@@ -586,6 +616,8 @@ class SegmentEverythingRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__box_nms_threshold) -> _WhichOneofReturnType__box_nms_threshold | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crop_nms_threshold) -> _WhichOneofReturnType__crop_nms_threshold | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask_threshold) -> _WhichOneofReturnType__mask_threshold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pred_iou_threshold) -> _WhichOneofReturnType__pred_iou_threshold | None: ...
@@ -597,6 +629,74 @@ class SegmentEverythingRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___SegmentEverythingRequest: _TypeAlias = SegmentEverythingRequest  # noqa: Y015
+
+@_typing.final
+class RelativePoint(_message.Message):
+    """A point, relative to what it is on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    x: _builtins.float
+    """The horizontal position, from 0.0 at the left edge to 1.0 at the right."""
+    y: _builtins.float
+    """The vertical position, from 0.0 at the top edge to 1.0 at the bottom."""
+    def __init__(
+        self,
+        *,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelativePoint: _TypeAlias = RelativePoint  # noqa: Y015
+
+@_typing.final
+class CropToSegment(_message.Message):
+    """A part of the image that `SegmentEverything` looks at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
+    POINTS_PER_SIDE_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    image_digest: _builtins.str
+    """The `image_digest` that `EncoderService.EmbedImage` returned for this part.
+    Required.
+    """
+    points_per_side: _builtins.int
+    """The points along each side of its grid, 1 to 64. If 0, as many as on the
+    whole image. Ignored if there are `points`.
+    """
+    @_builtins.property
+    def crop(self) -> _image_pb2.ImageCrop:
+        """Where the part lies. Required."""
+
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelativePoint]:
+        """Points of the caller's own in place of the grid. At most 4096."""
+
+    def __init__(
+        self,
+        *,
+        image_digest: _builtins.str = ...,
+        crop: _image_pb2.ImageCrop | None = ...,
+        points_per_side: _builtins.int = ...,
+        points: _abc.Iterable[Global___RelativePoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["crop", b"crop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crop", b"crop", "image_digest", b"image_digest", "points", b"points", "points_per_side", b"points_per_side"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CropToSegment: _TypeAlias = CropToSegment  # noqa: Y015
 
 @_typing.final
 class SegmentEverythingResponse(_message.Message):
@@ -640,9 +740,9 @@ class SegmentEverythingProgress(_message.Message):
     POINTS_TOTAL_FIELD_NUMBER: _builtins.int
     MASKS_FOUND_FIELD_NUMBER: _builtins.int
     points_done: _builtins.int
-    """The points of the grid that have been decoded."""
+    """The points that have been decoded."""
     points_total: _builtins.int
-    """The points of the grid."""
+    """All points, those of crops included."""
     masks_found: _builtins.int
     """The masks kept so far, duplicates included."""
     def __init__(
@@ -679,7 +779,9 @@ class SegmentEverythingResult(_message.Message):
     """
     @_builtins.property
     def masks(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundMask]:
-        """The masks, the highest predicted IoU first."""
+        """The masks, the highest predicted IoU first. With crops, those of smaller
+        crops first; with `min_region_area`, those first that did not change.
+        """
 
     @_builtins.property
     def embedding(self) -> _embedding_pb2.ImageEmbedding:
@@ -717,6 +819,7 @@ class FoundMask(_message.Message):
     AREA_FIELD_NUMBER: _builtins.int
     POINT_FIELD_NUMBER: _builtins.int
     STABILITY_SCORE_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
     area: _builtins.int
     """The pixels of the mask."""
     stability_score: _builtins.float
@@ -735,6 +838,10 @@ class FoundMask(_message.Message):
     def point(self) -> Global___Point:
         """The point of the grid that found it."""
 
+    @_builtins.property
+    def crop(self) -> _image_pb2.ImageCrop:
+        """The part of the image that it was found in: a crop, or all of it."""
+
     def __init__(
         self,
         *,
@@ -743,10 +850,11 @@ class FoundMask(_message.Message):
         area: _builtins.int = ...,
         point: Global___Point | None = ...,
         stability_score: _builtins.float = ...,
+        crop: _image_pb2.ImageCrop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask", "point", b"point"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "crop", b"crop", "mask", b"mask", "point", b"point"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "mask", b"mask", "point", b"point", "stability_score", b"stability_score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "crop", b"crop", "mask", b"mask", "point", b"point", "stability_score", b"stability_score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,9 +104,10 @@ class DecoderServiceServicer:
 
     def SegmentEverything(self, request, context):
         """Predicts the masks of all that a grid of points finds, without prompts of
-        the caller's: upstream's automatic mask generator, on the whole image.
-        Progress comes first, in several messages, then one message with the
-        masks. Cancelling the call stops the work. Safe to retry.
+        the caller's: upstream's automatic mask generator, on the whole image and
+        on any crops of it that were embedded. Progress comes first, in several
+        messages, then one message with the masks. Cancelling the call stops the
+        work. Safe to retry.
 
         Errors: those of `SegmentImage`; `PROMPT_INVALID` is `REQUEST_INVALID`
         here.

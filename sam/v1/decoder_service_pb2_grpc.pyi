@@ -61,9 +61,10 @@ class DecoderServiceStub:
     """
     SegmentEverything: _grpc.UnaryStreamMultiCallable[_decoder_service_pb2.SegmentEverythingRequest, _decoder_service_pb2.SegmentEverythingResponse]
     """Predicts the masks of all that a grid of points finds, without prompts of
-    the caller's: upstream's automatic mask generator, on the whole image.
-    Progress comes first, in several messages, then one message with the
-    masks. Cancelling the call stops the work. Safe to retry.
+    the caller's: upstream's automatic mask generator, on the whole image and
+    on any crops of it that were embedded. Progress comes first, in several
+    messages, then one message with the masks. Cancelling the call stops the
+    work. Safe to retry.
 
     Errors: those of `SegmentImage`; `PROMPT_INVALID` is `REQUEST_INVALID`
     here.
@@ -117,9 +118,10 @@ class DecoderServiceAsyncStub(DecoderServiceStub):
     """
     SegmentEverything: _aio.UnaryStreamMultiCallable[_decoder_service_pb2.SegmentEverythingRequest, _decoder_service_pb2.SegmentEverythingResponse]  # type: ignore[assignment]
     """Predicts the masks of all that a grid of points finds, without prompts of
-    the caller's: upstream's automatic mask generator, on the whole image.
-    Progress comes first, in several messages, then one message with the
-    masks. Cancelling the call stops the work. Safe to retry.
+    the caller's: upstream's automatic mask generator, on the whole image and
+    on any crops of it that were embedded. Progress comes first, in several
+    messages, then one message with the masks. Cancelling the call stops the
+    work. Safe to retry.
 
     Errors: those of `SegmentImage`; `PROMPT_INVALID` is `REQUEST_INVALID`
     here.
@@ -182,9 +184,10 @@ class DecoderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_decoder_service_pb2.SegmentEverythingResponse], _abc.AsyncIterator[_decoder_service_pb2.SegmentEverythingResponse]]:
         """Predicts the masks of all that a grid of points finds, without prompts of
-        the caller's: upstream's automatic mask generator, on the whole image.
-        Progress comes first, in several messages, then one message with the
-        masks. Cancelling the call stops the work. Safe to retry.
+        the caller's: upstream's automatic mask generator, on the whole image and
+        on any crops of it that were embedded. Progress comes first, in several
+        messages, then one message with the masks. Cancelling the call stops the
+        work. Safe to retry.
 
         Errors: those of `SegmentImage`; `PROMPT_INVALID` is `REQUEST_INVALID`
         here.

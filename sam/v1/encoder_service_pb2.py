@@ -27,7 +27,7 @@ from sam.v1 import image_pb2 as sam_dot_v1_dot_image__pb2
 from sam.v1 import timing_pb2 as sam_dot_v1_dot_timing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csam/v1/encoder_service.proto\x12\x06sam.v1\x1a\x16sam/v1/embedding.proto\x1a\x12sam/v1/image.proto\x1a\x13sam/v1/timing.proto\"\x9b\x01\n\x11\x45mbedImageRequest\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x1c\n\x05image\x18\x02 \x01(\x0b\x32\r.sam.v1.Image\x12#\n\x04view\x18\x03 \x01(\x0e\x32\x15.sam.v1.EmbeddingView\x12\r\n\x05model\x18\x04 \x01(\t\x12\"\n\x08priority\x18\x05 \x01(\x0e\x32\x10.sam.v1.Priority\"\xa9\x01\n\x12\x45mbedImageResponse\x12)\n\tembedding\x18\x01 \x01(\x0b\x32\x16.sam.v1.ImageEmbedding\x12)\n\x0c\x63\x61\x63he_status\x18\x02 \x01(\x0e\x32\x13.sam.v1.CacheStatus\x12\x16\n\x0eimage_id_moved\x18\x03 \x01(\x08\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.sam.v1.StageTimings*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32Z\n\x0e\x45ncoderService\x12H\n\nEmbedImage\x12\x19.sam.v1.EmbedImageRequest\x1a\x1a.sam.v1.EmbedImageResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csam/v1/encoder_service.proto\x12\x06sam.v1\x1a\x16sam/v1/embedding.proto\x1a\x12sam/v1/image.proto\x1a\x13sam/v1/timing.proto\"\xbc\x01\n\x11\x45mbedImageRequest\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x1c\n\x05image\x18\x02 \x01(\x0b\x32\r.sam.v1.Image\x12#\n\x04view\x18\x03 \x01(\x0e\x32\x15.sam.v1.EmbeddingView\x12\r\n\x05model\x18\x04 \x01(\t\x12\"\n\x08priority\x18\x05 \x01(\x0e\x32\x10.sam.v1.Priority\x12\x1f\n\x04\x63rop\x18\x06 \x01(\x0b\x32\x11.sam.v1.ImageCrop\"\xa9\x01\n\x12\x45mbedImageResponse\x12)\n\tembedding\x18\x01 \x01(\x0b\x32\x16.sam.v1.ImageEmbedding\x12)\n\x0c\x63\x61\x63he_status\x18\x02 \x01(\x0e\x32\x13.sam.v1.CacheStatus\x12\x16\n\x0eimage_id_moved\x18\x03 \x01(\x08\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.sam.v1.StageTimings*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32Z\n\x0e\x45ncoderService\x12H\n\nEmbedImage\x12\x19.sam.v1.EmbedImageRequest\x1a\x1a.sam.v1.EmbedImageResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODERSERVICE'].methods_by_name['EmbedImage']._loaded_options = None
   _globals['_ENCODERSERVICE'].methods_by_name['EmbedImage']._serialized_options = b'\220\002\002'
-  _globals['_PRIORITY']._serialized_start=435
-  _globals['_PRIORITY']._serialized_end=516
+  _globals['_PRIORITY']._serialized_start=468
+  _globals['_PRIORITY']._serialized_end=549
   _globals['_EMBEDIMAGEREQUEST']._serialized_start=106
-  _globals['_EMBEDIMAGEREQUEST']._serialized_end=261
-  _globals['_EMBEDIMAGERESPONSE']._serialized_start=264
-  _globals['_EMBEDIMAGERESPONSE']._serialized_end=433
-  _globals['_ENCODERSERVICE']._serialized_start=518
-  _globals['_ENCODERSERVICE']._serialized_end=608
+  _globals['_EMBEDIMAGEREQUEST']._serialized_end=294
+  _globals['_EMBEDIMAGERESPONSE']._serialized_start=297
+  _globals['_EMBEDIMAGERESPONSE']._serialized_end=466
+  _globals['_ENCODERSERVICE']._serialized_start=551
+  _globals['_ENCODERSERVICE']._serialized_end=641
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,7 @@ class EmbedImageRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
     """The name to bind to the image: at most 256 characters. If empty, the
     image's SHA-256 becomes its name.
@@ -77,6 +78,13 @@ class EmbedImageRequest(_message.Message):
     def image(self) -> _image_pb2.Image:
         """The image to embed. Required."""
 
+    @_builtins.property
+    def crop(self) -> _image_pb2.ImageCrop:
+        """The part of the image to embed. If unset, all of it. A part is stored as
+        an image of its own size, under an `image_digest` that is made of the
+        image's and the part's place; `image_id` must be empty.
+        """
+
     def __init__(
         self,
         *,
@@ -85,10 +93,11 @@ class EmbedImageRequest(_message.Message):
         view: _embedding_pb2.EmbeddingView.ValueType = ...,
         model: _builtins.str = ...,
         priority: Global___Priority.ValueType = ...,
+        crop: _image_pb2.ImageCrop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["crop", b"crop", "image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "image_id", b"image_id", "model", b"model", "priority", b"priority", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crop", b"crop", "image", b"image", "image_id", b"image_id", "model", b"model", "priority", b"priority", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -113,3 +113,39 @@ class ImageSize(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImageSize: _TypeAlias = ImageSize  # noqa: Y015
+
+@_typing.final
+class ImageCrop(_message.Message):
+    """A part of an image, in pixels of the upright image, origin at its top left
+    corner. It lies within the image.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    left: _builtins.int
+    """Its first column."""
+    top: _builtins.int
+    """Its first row."""
+    width: _builtins.int
+    """The number of its columns. Greater than zero."""
+    height: _builtins.int
+    """The number of its rows. Greater than zero."""
+    def __init__(
+        self,
+        *,
+        left: _builtins.int = ...,
+        top: _builtins.int = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "left", b"left", "top", b"top", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageCrop: _TypeAlias = ImageCrop  # noqa: Y015

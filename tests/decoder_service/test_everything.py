@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
+import cv2
 import grpc
 import numpy as np
 import pytest
 
+from sam.auth import ANONYMOUS_TENANT
+from sam.embedding import Embedding
 from sam.errors import (
     DeadlineExceeded,
     DecoderUnavailable,
@@ -18,9 +22,11 @@ from sam.errors import (
     RequestInvalid,
     SamovarError,
 )
+from sam.geometry import Size
 from sam.rpc.status import from_rpc_error
 from sam.v1 import decoder_service_pb2 as pb
 from sam.v1 import embedding_pb2, image_pb2
+from tests.decoder_service.networks import MODEL, seeded_features
 from tests.decoder_service.replica import SIZE, Decoder, inline, mask_of, with_decoder
 
 CUP = image_pb2.ImageReference(image_id="cup")
@@ -82,6 +88,99 @@ def test_an_embedding_can_come_along() -> None:
     with_decoder(test)
 
 
+def test_points_of_ones_own() -> None:
+    """Points that the caller names take the place of the grid, and are told beside the masks that they found."""
+
+    async def test(service: Decoder) -> None:
+        points = [pb.RelativePoint(x=0.25, y=0.5), pb.RelativePoint(x=1, y=1)]
+        result = (await everything(service, request(points=points, box_nms_threshold=1.0)))[-1].result
+        assert len(result.masks) == 6
+        assert {(found.point.x, found.point.y) for found in result.masks} == {(22.5, 30.0), (90.0, 60.0)}
+
+    with_decoder(test)
+
+
+def test_small_regions_are_removed() -> None:
+    """With a least area no mask has a smaller hole or island; without it these masks do."""
+
+    async def test(service: Decoder) -> None:
+        for least, clean in ((0, False), (50, True)):
+            asked = request(2, min_region_area=least, box_nms_threshold=1.0)
+            found = (await everything(service, asked))[-1].result.masks
+            assert found
+            assert all(smallest_region(mask_of(each.mask.rle)) >= 50 for each in found) == clean
+
+    with_decoder(test)
+
+
+def smallest_region(pixels: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
+    """Return the area of the smallest hole or island; the largest island, which is the mask, is none."""
+    islands, holes = (
+        sorted(cv2.connectedComponentsWithStats(part.astype(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA])
+        for part in (pixels, ~pixels)
+    )
+    return int(min([*islands[:-1], *holes], default=pixels.size))
+
+
+CROP = image_pb2.ImageCrop(left=30, top=10, width=50, height=40)
+CROP_DIGEST = "12" * 32
+
+
+async def embed_crop(service: Decoder) -> None:
+    """Store an embedding of the crop."""
+    embedding = Embedding(seeded_features(1), CROP_DIGEST, Size(40, 50), MODEL.name, MODEL.fingerprint)
+    await service.store.store_embedding(ANONYMOUS_TENANT, embedding)
+
+
+def test_crops_are_segmented_as_well() -> None:
+    """Masks of a crop lie where the crop does, come first, and are not those that it cuts off."""
+
+    async def test(service: Decoder) -> None:
+        await embed_crop(service)
+        crop = pb.CropToSegment(image_digest=CROP_DIGEST, crop=CROP, points_per_side=3)
+        asked = request(2, crops=[crop], box_nms_threshold=1.0, crop_nms_threshold=1.0)
+        *told, last = await everything(service, asked)
+        assert told[-1].progress.points_total == told[-1].progress.points_done == 4 + 9
+        found_in = [found.crop for found in last.result.masks]
+        whole = image_pb2.ImageCrop(width=90, height=60)
+        assert found_in[-1] == whole
+        assert all(crop == whole for crop in found_in[found_in.index(whole) :]), "smaller crops come first"
+        for found in last.result.masks:
+            pixels = mask_of(found.mask.rle)
+            assert pixels.shape == SIZE
+            outside = pixels.copy()
+            left, top, crop_here = found.crop.left, found.crop.top, found.crop
+            outside[top : top + crop_here.height, left : left + crop_here.width] = False
+            assert not outside.any()
+
+    with_decoder(test)
+
+
+@pytest.mark.parametrize(
+    ("crop", "error", "field"),
+    [
+        ({"image_digest": "ab"}, RequestInvalid, "crops[0].image_digest"),
+        ({"image_digest": "34" * 32}, EmbeddingNotFound, None),
+        ({"crop": image_pb2.ImageCrop(left=60, top=10, width=50, height=40)}, RequestInvalid, "crops[0].crop"),
+        ({"crop": image_pb2.ImageCrop(left=30, top=10, width=50)}, RequestInvalid, "crops[0].crop"),
+        ({"crop": image_pb2.ImageCrop(left=30, width=40, height=40)}, RequestInvalid, "crops[0].image_digest"),
+        ({"points_per_side": 65}, RequestInvalid, "crops[0].points_per_side"),
+        ({"points": [pb.RelativePoint(x=1.5)]}, RequestInvalid, "crops[0].points"),
+    ],
+)
+def test_a_wrong_crop_is_refused(crop: dict[str, Any], error: type[SamovarError], field: str | None) -> None:
+    """A crop that is not in the image, not embedded, or not of that size, is an error that says which."""
+
+    async def test(service: Decoder) -> None:
+        await embed_crop(service)
+        message = pb.CropToSegment(**{"image_digest": CROP_DIGEST, "crop": CROP, **crop})
+        with pytest.raises(error) as info:
+            await everything(service, request(crops=[message]))
+        assert info.value.field == field
+
+    with_decoder(test)
+
+
 def test_the_defaults_are_upstreams() -> None:
     """What is left out is a grid of 32 x 32 points and upstream's thresholds, which these random weights never pass."""
 
@@ -99,6 +198,9 @@ def test_the_defaults_are_upstreams() -> None:
     ("fields", "error", "field"),
     [
         ({"points_per_side": 65}, RequestInvalid, "points_per_side"),
+        ({"points": [pb.RelativePoint(x=float("nan"))]}, RequestInvalid, "points"),
+        ({"points": [pb.RelativePoint()] * 4097}, RequestInvalid, "points"),
+        ({"crops": [pb.CropToSegment()] * 21}, RequestInvalid, "crops"),
         ({"pred_iou_threshold": float("nan")}, RequestInvalid, "pred_iou_threshold"),
         ({"mask_threshold": float("inf")}, RequestInvalid, "mask_threshold"),
         ({"stability_score_offset": -1.0}, RequestInvalid, "stability_score_offset"),

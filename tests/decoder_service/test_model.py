@@ -145,3 +145,23 @@ def test_cores_heed_a_containers_quota(tmp_path: Any) -> None:
     assert available_cores(limit) == 1
     limit.write_text("max 100000\n")
     assert available_cores(limit) == everything
+
+
+@pytest.mark.parametrize("engine", ["fused", "fast", "plain"])
+def test_only_good_masks(engine: str) -> None:
+    """Masks whose IoU prediction is not above a number are left out, and the others are what they are anyway."""
+    try:
+        model = predictor(engine, "auto")
+    except ValueError as error:
+        pytest.skip(str(error))
+    prepared = model.prepare(seeded_features())
+    prompts = [Prompt.build(point_coords=[[20 * number, 50]], multimask_output=True) for number in range(6)]
+    every = model.predict_batch(prepared, prompts, SIZE)
+    ious = np.concatenate([prediction.iou_predictions for prediction in every])
+    for above in (float(np.median(ious)), float(np.sort(ious)[-2]), 99.0):
+        some = model.predict_batch(prepared, prompts, SIZE, above=above)
+        assert sum(len(prediction.iou_predictions) for prediction in some) == (ious > np.float32(above)).sum()
+        for prediction, whole in zip(some, every, strict=True):
+            kept = whole.only(above)
+            np.testing.assert_allclose(prediction.iou_predictions, kept.iou_predictions, atol=1e-5)
+            np.testing.assert_allclose(prediction.low_res_logits, kept.low_res_logits, atol=1e-4)
