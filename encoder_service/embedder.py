@@ -15,7 +15,9 @@ from encoder_service.call_store import CallStore
 from encoder_service.encode_once import EncodeOnce, Found
 from encoder_service.fetch import ImageFetcher
 from encoder_service.metrics import EMBEDDINGS
+from encoder_service.preprocessing import Content
 from encoder_service.single_flight import SingleFlight
+from sam.crops import Crop, digest_of_crop
 from sam.embedding import Alias
 from sam.embedding_store import EmbeddingStore
 from sam.geometry import Size
@@ -39,6 +41,7 @@ class Order:
         image_id: the name to bind to the image; empty if the caller has none for it.
         content: the encoded picture; empty if `url` is set.
         url: where to fetch it from; empty if `content` is set.
+        crop: the part of it that is meant, which is a picture of its own; None: all of it. There is no `image_id` then.
         features: whether the caller wants the embedding itself and not only what it is.
         bulk: whether others go first.
     """
@@ -46,6 +49,7 @@ class Order:
     image_id: str = ""
     content: bytes = b""
     url: str = ""
+    crop: Crop | None = None
     features: bool = False
     bulk: bool = False
 
@@ -66,8 +70,8 @@ class Embedded:
 
     Attributes:
         image_id: the name that the image is bound to: the caller's, or else its digest.
-        image_digest: the SHA-256 of the encoded picture, in hexadecimal digits.
-        original_size: the upright picture's size.
+        image_digest: the SHA-256 of the encoded picture, in hexadecimal digits; of a part, what stands for it.
+        original_size: the size of the upright picture, or of the part.
         features: 1x256x64x64, float16 or float32; None if they were neither wanted nor needed.
         cache_status: where the embedding came from.
         image_id_moved: whether `image_id` was bound to another image before.
@@ -117,20 +121,24 @@ class Embedder:
 
         # Hashing 20 MiB takes 10 ms and more, which the event loop does not have.
         digest = await asyncio.to_thread(_sha256, content)
+        url = order.url
+        if order.crop is not None:
+            # It goes by its digest alone: what is at the URL is the whole picture.
+            digest, url = digest_of_crop(digest, order.crop), ""
         image_id = order.image_id or digest
         if not order.image_id:
             bound = await stored.load_alias(image_id)
-        rightly_bound = bound is not None and bound.image_digest == digest and order.url in ("", bound.url)
+        rightly_bound = bound is not None and bound.image_digest == digest and url in ("", bound.url)
         if bound is not None and rightly_bound:
             known = await _recall(stored, image_id, bound, order)
             if known is not None:
                 known.times.fetch = times.fetch
                 return known
 
-        found, cache_status = await self._find(tenant, digest, content, times, order.bulk)
+        found, cache_status = await self._find(tenant, digest, Content(content, order.crop), times, order.bulk)
         size = found.embedding.original_size
         if not rightly_bound:
-            await stored.store_alias(image_id, Alias(digest, size, order.url))
+            await stored.store_alias(image_id, Alias(digest, size, url))
         if stored.lost or not found.stored:
             cache_status = CacheStatus.BYPASS
         times.store = (times.store or 0.0) + stored.seconds
@@ -145,7 +153,7 @@ class Embedder:
         )
 
     async def _find(
-        self, tenant: str, digest: str, content: bytes, times: StageTimes, bulk: bool
+        self, tenant: str, digest: str, content: Content, times: StageTimes, bulk: bool
     ) -> tuple[Found, CacheStatus]:
         """Load or compute an embedding, together with all others who want it now."""
         started = time.monotonic()

@@ -13,6 +13,7 @@ from encoder_service.call_store import CallStore
 from encoder_service.leasing import kept
 from encoder_service.metrics import LEASES_TAKEN_OVER
 from encoder_service.pipeline import Computed, EncodingPipeline
+from encoder_service.preprocessing import Content
 from encoder_service.single_flight import SingleFlight
 from encoder_service.waiting import Ticket
 from sam.embedding import Embedding
@@ -57,13 +58,13 @@ class EncodeOnce:
         self._tickets: dict[str, Ticket] = {}
         """Those of the flights."""
 
-    async def find(self, tenant: str, digest: str, content: bytes, *, bulk: bool = False) -> tuple[Found, bool]:
+    async def find(self, tenant: str, digest: str, content: Content, *, bulk: bool = False) -> tuple[Found, bool]:
         """Return the embedding of a picture, and whether another caller's flight brought it.
 
         Args:
             tenant: whose store is looked into.
-            digest: the SHA-256 of the picture, in hexadecimal digits.
-            content: the encoded picture.
+            digest: the SHA-256 of the picture, in hexadecimal digits, or what stands for that of a part.
+            content: the picture.
             bulk: whether others go first. One caller in a hurry is enough for all who want this picture.
 
         Raises:
@@ -81,7 +82,7 @@ class EncodeOnce:
             if not self.flights.waiters(key) and self._tickets.get(key) is ticket:
                 del self._tickets[key]
 
-    async def _fly(self, tenant: str, digest: str, content: bytes, ticket: Ticket) -> Found:
+    async def _fly(self, tenant: str, digest: str, content: Content, ticket: Ticket) -> Found:
         """Fly once for all who want this image now: none of them is the owner of what is loaded or computed here."""
         stored, awaited = CallStore(self._store, tenant), False
         while True:
@@ -99,7 +100,7 @@ class EncodeOnce:
             awaited = True
 
     async def _encode_to_the_end(
-        self, stored: CallStore, digest: str, content: bytes, lease: Lease | None, awaited: bool, ticket: Ticket
+        self, stored: CallStore, digest: str, content: Content, lease: Lease | None, awaited: bool, ticket: Ticket
     ) -> Found:
         """Encode; what the device has begun is finished and stored even if nobody waits for it any more."""
         encoding = asyncio.create_task(self._encode(stored, digest, content, lease, awaited, ticket))
@@ -115,7 +116,7 @@ class EncodeOnce:
             raise
 
     async def _encode(
-        self, stored: CallStore, digest: str, content: bytes, lease: Lease | None, awaited: bool, ticket: Ticket
+        self, stored: CallStore, digest: str, content: Content, lease: Lease | None, awaited: bool, ticket: Ticket
     ) -> Found:
         async with nullcontext() if lease is None else kept(self._leases, lease):
             # The lease's last holder may have stored the embedding since this flight looked.

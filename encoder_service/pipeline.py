@@ -15,7 +15,7 @@ import structlog
 from encoder_service import metrics
 from encoder_service.batching import DeviceQueue
 from encoder_service.limits import ImageLimits
-from encoder_service.preprocessing import PreparedImage, prepare_image
+from encoder_service.preprocessing import Content, PreparedImage, prepare_image
 from encoder_service.waiting import Ticket
 from sam.embedding import Embedding, ModelIdentity
 from sam.errors import ImageError
@@ -66,19 +66,19 @@ class EncodingPipeline:
         # Pictures in bulk leave a thread to others.
         self._bulk_threads = asyncio.Semaphore(max(1, decode_threads - 1))
 
-    async def embed(self, data: bytes, image_digest: str, ticket: Ticket | None = None) -> Computed:
+    async def embed(self, content: Content, image_digest: str, ticket: Ticket | None = None) -> Computed:
         """Compute the embedding of an encoded picture.
 
         Cancelling it keeps what has not been started from ever being so.
 
         Args:
-            data: the encoded picture.
-            image_digest: its SHA-256 in hexadecimal digits.
+            content: the picture.
+            image_digest: its SHA-256 in hexadecimal digits, or what stands for that of a part.
             ticket: says whether the device has started, and whether others go first.
 
         Raises:
             Overloaded: too many pictures wait already; nothing was decoded.
-            ImageTooLarge, ImageUndecodable: see `encoder_service.images`.
+            ImageTooLarge, ImageUndecodable, RequestInvalid: see `prepare_image`.
             EncoderUnavailable, InternalError: see `DeviceQueue.embed`.
         """
         ticket = ticket or Ticket()
@@ -89,7 +89,7 @@ class EncodingPipeline:
         try:
             loop = asyncio.get_running_loop()
             async with self._bulk_threads if ticket.bulk else nullcontext():
-                prepared, started = await loop.run_in_executor(self._threads, self._prepare, data)
+                prepared, started = await loop.run_in_executor(self._threads, self._prepare, content)
         except ImageError as error:
             log.info("image refused", image_digest=image_digest, reason=error.reason)
             metrics.REFUSED_IMAGES.labels(error.reason).inc()
@@ -122,9 +122,9 @@ class EncodingPipeline:
         await self._queue.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, data: bytes) -> tuple[PreparedImage, float]:
+    def _prepare(self, content: Content) -> tuple[PreparedImage, float]:
         started = time.monotonic()
-        prepared = prepare_image(data, self._limits)
+        prepared = prepare_image(content.data, self._limits, content.crop)
         metrics.PREPARE_SECONDS.observe(time.monotonic() - started)
         return prepared, started
 

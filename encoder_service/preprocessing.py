@@ -21,6 +21,17 @@ from sam.geometry import Size, input_size
 
 
 @dataclass(frozen=True)
+class Content:
+    """What is embedded: an encoded picture, or a part of it."""
+
+    data: bytes
+    """The encoded picture."""
+
+    crop: Crop | None = None
+    """The part of the upright picture that is meant; None: all of it."""
+
+
+@dataclass(frozen=True)
 class PreparedImage:
     """A picture ready for the image encoder."""
 
@@ -37,7 +48,7 @@ def prepare_image(data: bytes, limits: ImageLimits, crop: Crop | None = None) ->
     Args:
         data: the encoded picture.
         limits: what it may cost.
-        crop: the part of the upright picture that is meant; None: all of it.
+        crop: see `Content`.
 
     Raises:
         ImageTooLarge, ImageUndecodable: see `encoder_service.images.decode_image`.

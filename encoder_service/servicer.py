@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from encoder_service.admission import Admission
 from encoder_service.embedder import Embedded, Embedder, Order, StageTimes
+from sam.crops import Crop
 from sam.embedding import PREPROCESSING_VERSION, ModelIdentity
 from sam.embedding_store import EmbeddingStore
 from sam.errors import DeadlineExceeded, ModelNotServed, RequestInvalid
@@ -62,6 +63,7 @@ class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
             image_id=request.image_id,
             content=request.image.content,
             url=request.image.url,
+            crop=_crop_of(request),
             features=request.view == embedding_pb2.EMBEDDING_VIEW_FULL,
             bulk=request.priority == encoder_service_pb2.PRIORITY_BULK,
         )
@@ -88,6 +90,20 @@ class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
             image_id_moved=embedded.image_id_moved,
             timings=_timings_to_message(embedded.times),
         )
+
+
+def _crop_of(request: encoder_service_pb2.EmbedImageRequest) -> Crop | None:
+    if not request.HasField("crop"):
+        return None
+    if request.image_id:
+        raise RequestInvalid(
+            "A crop goes by the image_digest in the answer. Leave image_id empty, which names whole images.",
+            field="image_id",
+        )
+    left, top, width, height = (getattr(request.crop, side) for side in ("left", "top", "width", "height"))
+    if not width or not height:
+        raise RequestInvalid("A crop has a width and a height.", field="crop")
+    return Crop(left, top, left + width, top + height)
 
 
 @asynccontextmanager

@@ -123,6 +123,7 @@ class Encoder:
         model: str = "",
         api_key: str = "",
         bulk: bool = False,
+        crop: tuple[int, int, int, int] | None = None,
         timeout: float = PATIENCE_S,  # noqa: ASYNC109 - gRPC's own
     ) -> Response:
         """Call EmbedImage; a failure is raised as the error that the service raised."""
@@ -133,6 +134,9 @@ class Encoder:
         request = encoder_service_pb2.EmbedImageRequest(
             image_id=image_id, image=image, view=view, model=model, priority=priority
         )
+        if crop is not None:
+            left, top, width, height = crop
+            request.crop.CopyFrom(image_pb2.ImageCrop(left=left, top=top, width=width, height=height))
         try:
             return await self.stub.EmbedImage(request, timeout=timeout, metadata=to_metadata(api_key, "test"))
         except grpc.aio.AioRpcError as error:
