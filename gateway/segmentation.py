@@ -65,8 +65,17 @@ class Segmenter:
         self._encoder = encoder
         self._decoder = decoder
 
-    async def embed(self, picture: Picture, image_id: str, model: str, *, features: bool, call: Call) -> Outcome:
-        """Embed a picture, with its features in the outcome or without.
+    async def embed(
+        self,
+        picture: Picture,
+        image_id: str,
+        model: str,
+        *,
+        features: bool,
+        call: Call,
+        crop: image_pb2.ImageCrop | None = None,
+    ) -> Outcome:
+        """Embed a picture, or the crop of it, with its features in the outcome or without.
 
         Raises:
             SamovarError: see `EncoderService.EmbedImage`.
@@ -77,6 +86,7 @@ class Segmenter:
             view=_FULL if features else _BASIC,
             model=model,
             priority=encoder_pb.PRIORITY_BULK if call.bulk else encoder_pb.PRIORITY_INTERACTIVE,
+            crop=crop,
         )
         response = await self._encoder.embed_image(request, call)
         outcome = Outcome(response.embedding, response.cache_status, response.image_id_moved)

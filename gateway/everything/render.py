@@ -59,7 +59,7 @@ def _result(result: pb.SegmentEverythingResult, outcome: Outcome, elapsed_s: flo
 
 
 def _record(found: pb.FoundMask) -> dict[str, Any]:
-    box, rle, stability = found.box, found.mask.rle, found.stability_score
+    box, rle, stability, crop = found.box, found.mask.rle, found.stability_score, found.crop
     return {
         "segmentation": {"size": [rle.size.height, rle.size.width], "counts": rle.counts.decode("ascii")},
         "area": found.area,
@@ -67,7 +67,7 @@ def _record(found: pb.FoundMask) -> dict[str, Any]:
         "predicted_iou": np.float32(found.mask.iou_prediction),
         "point_coords": [[np.float32(found.point.x), np.float32(found.point.y)]],
         "stability_score": None if math.isnan(stability) else np.float32(stability),
-        "crop_box": [0, 0, rle.size.width, rle.size.height],
+        "crop_box": [crop.left, crop.top, crop.width, crop.height],
     }
 
 

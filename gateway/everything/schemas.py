@@ -8,15 +8,29 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from gateway.schemas import ImageBody
+from sam.crops import OVERLAP_RATIO
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+MAX_POINTS_PER_SIDE = 64
 
 
 class SegmentEverythingBody(ImageBody):
     """Segment everything in a picture."""
 
     points_per_side: int = Field(
-        default=32, ge=1, le=64, description="The points along each side of the grid that is laid over the picture."
+        default=32,
+        ge=1,
+        le=MAX_POINTS_PER_SIDE,
+        description="The points along each side of the grid that is laid over the picture.",
+    )
+    point_grids: list[Annotated[list[tuple[Share, Share]], Field(min_length=1, max_length=MAX_POINTS_PER_SIDE**2)]] | (
+        None
+    ) = Field(
+        default=None,
+        description="Points of your own in place of the grid, `[x, y]` as shares of width and height: a list of them "
+        "for the whole picture, and one for each layer of crops.",
     )
     pred_iou_thresh: Finite = Field(
         default=0.88, description="Masks with a predicted IoU of at most this are dropped; 0 keeps all."
@@ -30,6 +44,28 @@ class SegmentEverythingBody(ImageBody):
     box_nms_thresh: Finite = Field(
         default=0.7, description="Of two masks whose boxes have an IoU above this, the worse one is dropped."
     )
+    crop_n_layers: int = Field(
+        default=0,
+        ge=0,
+        le=2,
+        description="1: crops are looked at as well, four of them; 2: sixteen smaller ones, too. Each is embedded as a "
+        "picture of its own, so this takes an `image`.",
+    )
+    crop_nms_thresh: Finite = Field(
+        default=0.7,
+        description="Of two masks of different crops whose boxes have an IoU above this, that of the larger one is "
+        "dropped.",
+    )
+    crop_overlap_ratio: Annotated[Finite, Field(ge=0, lt=1)] = Field(
+        default=OVERLAP_RATIO,
+        description="By how much of the picture's shorter side the four crops overlap; half of it in the next layer.",
+    )
+    crop_n_points_downscale_factor: int = Field(
+        default=1, ge=1, description="By how much fewer points along each side a layer has than the one before."
+    )
+    min_mask_region_area: int = Field(
+        default=0, ge=0, le=2**31, description="Holes of fewer pixels are filled, and islands of fewer removed."
+    )
     mask_threshold: Finite = Field(default=0.0, description="The logit above which a pixel belongs to a mask.")
     stream: bool = Field(
         default=False,
@@ -42,6 +78,26 @@ class SegmentEverythingBody(ImageBody):
         if self.image is None and self.image_id is None:
             raise PydanticCustomError("image_missing", "Send an image, or the image_id of one that was embedded before")
         return self
+
+    @model_validator(mode="after")
+    def _has_what_crops_need(self) -> Self:
+        if not self.crop_n_layers:
+            return self
+        if self.image is None:
+            raise PydanticCustomError("image_missing", "Send the image itself: its crops have to be embedded")
+        if self.point_grids is not None and len(self.point_grids) <= self.crop_n_layers:
+            raise PydanticCustomError(
+                "grids_missing", "Send a grid for the whole picture and one for each layer of crops in point_grids"
+            )
+        if self.point_grids is None and not self.side_of_layer(self.crop_n_layers):
+            raise PydanticCustomError(
+                "no_points", "With this crop_n_points_downscale_factor the last layer of crops is left without a point"
+            )
+        return self
+
+    def side_of_layer(self, layer: int) -> int:
+        """Return how many points each side of a crop has."""
+        return int(self.points_per_side / self.crop_n_points_downscale_factor**layer)
 
 
 class Rle(BaseModel):
@@ -62,11 +118,13 @@ class MaskRecord(BaseModel):
     stability_score: float | None = Field(
         description="The IoU of the masks at a higher and at a lower threshold; null where the latter is empty."
     )
-    crop_box: tuple[float, float, float, float] = Field(description="The part of the picture looked at: all of it.")
+    crop_box: tuple[float, float, float, float] = Field(
+        description="The part of the picture that it was found in: x, y, width, height."
+    )
 
 
 class SegmentEverythingAnswer(BaseModel):
-    """All masks, the highest predicted IoU first."""
+    """All masks, the highest predicted IoU first; with crops, those of smaller crops first."""
 
     masks: list[MaskRecord] = Field(description="The masks that passed the thresholds, each once.")
     image_id: str | None = Field(description="The name that the picture is bound to.")

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from gateway.answers import ERRORS
 from gateway.bodies import BodyLimits, bounded_route
 from gateway.calls import Call, Reception
-from gateway.everything.asking import EverythingAsker, to_request
+from gateway.everything.asking import EverythingAsker
 from gateway.everything.render import NDJSON, error_line, outcome_of, progress_line, result_json, result_line
 from gateway.everything.schemas import SegmentEverythingAnswer, SegmentEverythingBody
 from gateway.examples import SEGMENT_EVERYTHING
@@ -53,7 +53,7 @@ def everything_router(reception: Reception, asker: EverythingAsker, limits: Body
         if body.image is not None:
             large = isinstance(body.image.value, str) and len(body.image.value) > OFFLOAD_BYTES
             picture = await limits.workers.run(large, read_picture, body.image)
-        events = asker.events(picture, body.image_id or "", to_request(body), call)
+        events = asker.events(picture, body, call)
         if not body.stream:
             return await _answer(events, call, limits)
         # The first event before the first byte: what is wrong with the request is told by the status.

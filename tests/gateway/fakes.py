@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
+from sam.crops import Crop, digest_of_crop
 from sam.errors import (
     EmbeddingInvalid,
     EmbeddingNotFound,
@@ -112,9 +113,13 @@ class FakeEncoder(encoder_service_pb2_grpc.EncoderServiceServicer):
             raise ImageUndecodable(
                 "Could not load input image. Cause: it is not a JPEG, PNG or WebP file.", field="image"
             )
-        digest = hashlib.sha256(content).hexdigest()
+        digest, size = hashlib.sha256(content).hexdigest(), Size(*picture.shape[:2])
+        if request.HasField("crop"):
+            crop = request.crop
+            digest = digest_of_crop(digest, Crop(crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+            size = Size(crop.height, crop.width)
         image_id = request.image_id or digest
-        embedding = self._stored(tenant, digest, Size(*picture.shape[:2]))
+        embedding = self._stored(tenant, digest, size)
         status, moved = BYPASS, False
         if self.store.reachable:
             status = HIT if (tenant, digest) in self.store.embeddings else MISS
@@ -198,7 +203,10 @@ class FakeDecoder(decoder_service_pb2_grpc.DecoderServiceServicer):
         self, request: pb.SegmentEverythingRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.SegmentEverythingResponse]:
         """Find a square in the middle of each cell of the grid, after a line of progress for each row of them."""
-        self.everything = request
+        self.everything.CopyFrom(request)
+        for crop in request.crops:
+            if (Caller.of(context).tenant, crop.image_digest) not in self.store.embeddings:
+                raise _not_found(crop.image_digest)
         embedding, moved = self._source(request, Caller.of(context).tenant)
         size = Size(embedding.original_size.height, embedding.original_size.width)
         side, found = request.points_per_side, []
@@ -207,7 +215,8 @@ class FakeDecoder(decoder_service_pb2_grpc.DecoderServiceServicer):
                 point = pb.Point(x=(column + 0.5) * size.width / side, y=(row + 0.5) * size.height / side)
                 mask = encoded(square(pb.Prompt(points=[point]), size), pb.SegmentImageRequest(), 0.5)
                 box = pb.Box(x_min=point.x, y_min=point.y, x_max=point.x + 3, y_max=point.y + 2)
-                found.append(pb.FoundMask(mask=mask, point=point, box=box, area=12, stability_score=0.75))
+                whole = image_pb2.ImageCrop(width=size.width, height=size.height)
+                found.append(pb.FoundMask(mask=mask, point=point, box=box, area=12, stability_score=0.75, crop=whole))
             progress = pb.SegmentEverythingProgress(
                 points_done=len(found), points_total=side * side, masks_found=len(found)
             )

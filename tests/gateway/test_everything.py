@@ -57,11 +57,46 @@ def test_a_picture_is_sent_once(stack: Stack) -> None:
 def test_the_options_reach_the_decoder(stack: Stack) -> None:
     """What upstream's generator calls its thresholds arrives as the contract calls them, defaults included."""
     options = {"pred_iou_thresh": 0.5, "box_nms_thresh": 0.25, "mask_threshold": -1.5, "stability_score_offset": 0.5}
-    assert stack.http.post(ROUTE, json=body(**options)).status_code == 200
+    more = {"crop_nms_thresh": 0.125, "min_mask_region_area": 7, "point_grids": [[[0.5, 0.25]]]}
+    assert stack.http.post(ROUTE, json=body(**options, **more)).status_code == 200
     asked = stack.decoder.everything
     assert (asked.pred_iou_threshold, asked.box_nms_threshold, asked.mask_threshold) == (0.5, 0.25, -1.5)
     assert asked.stability_score_offset == 0.5
     assert asked.stability_score_threshold == pytest.approx(0.95)
+    assert (asked.crop_nms_threshold, asked.min_region_area) == (0.125, 7)
+    assert [(point.x, point.y) for point in asked.points] == [(0.5, 0.25)]
+    assert not asked.crops
+
+
+def test_crops_are_embedded_first(stack: Stack) -> None:
+    """With a layer of crops the encoder embeds the picture and four parts of it, and the decoder is given them all."""
+    answer = stack.http.post(
+        ROUTE, json=body(crop_n_layers=1, crop_overlap_ratio=0.2, points_per_side=5, crop_n_points_downscale_factor=2)
+    )
+    assert answer.status_code == 200
+    whole, *parts = stack.encoder.calls
+    assert not whole.HasField("crop")
+    assert [part.image_id for part in parts] == [""] * 4
+    boxes = sorted((part.crop.left, part.crop.top, part.crop.width, part.crop.height) for part in parts)
+    assert boxes == [(0, 0, 51, 36), (0, 24, 51, 36), (39, 0, 51, 36), (39, 24, 51, 36)]
+    asked = stack.decoder.everything.crops
+    assert [(each.crop.left, each.crop.top, each.crop.width, each.crop.height) for each in asked] == boxes
+    assert len({each.image_digest for each in asked}) == 4
+    assert [each.points_per_side for each in asked] == [2] * 4
+    stack.http.post(ROUTE, json=body(crop_n_layers=1, point_grids=[[[0.5, 0.5]], [[0.1, 0.2], [0.3, 0.4]]]))
+    assert [len(each.points) for each in stack.decoder.everything.crops] == [2] * 4
+
+
+def test_crops_need_the_store(stack: Stack) -> None:
+    """Without the store, or one that keeps what it takes, the answer for crops says so; the whole picture goes on."""
+    stack.store.reachable = False
+    assert stack.http.post(ROUTE, json=body()).status_code == 200
+    answer = stack.http.post(ROUTE, json=body(crop_n_layers=1))
+    assert (answer.status_code, answer.json()["reason"]) == (503, "STORE_UNAVAILABLE")
+    stack.store.reachable, stack.store.loses_what_it_takes = True, True
+    answer = stack.http.post(ROUTE, json=body(crop_n_layers=1))
+    assert (answer.status_code, answer.json()["reason"]) == (404, "EMBEDDING_NOT_FOUND")
+    assert len(stack.encoder.calls) == 1 + 5 + 10
 
 
 def test_a_stream_tells_how_far_it_is(stack: Stack) -> None:
@@ -111,6 +146,13 @@ def test_a_client_that_leaves_stops_the_work(stack: Stack, stream: bool) -> None
         ({"stability_score_offset": -1}, 422),
         ({"pred_iou_thresh": "much"}, 422),
         ({"image": None}, 422),
+        ({"image": None, "image_id": "cup", "crop_n_layers": 1}, 422),
+        ({"crop_n_layers": 3}, 422),
+        ({"crop_n_layers": 1, "crop_n_points_downscale_factor": 4}, 422),
+        ({"crop_n_layers": 1, "point_grids": [[[0.5, 0.5]]]}, 422),
+        ({"point_grids": [[[0.5, 1.5]]]}, 422),
+        ({"point_grids": [[]]}, 422),
+        ({"min_mask_region_area": -1}, 422),
     ],
 )
 def test_wrong_input_is_refused(stack: Stack, fields: dict[str, Any], status: int) -> None:
