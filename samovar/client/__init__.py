@@ -13,6 +13,7 @@ backends. What can go wrong is in `samovar.client.errors`. None of it needs torc
 
 from sam.tls import Tls
 from samovar.client.errors import AnswerUnreadable, ClientError, SamovarError, ServerUnreachable
+from samovar.client.everything import Everything, EverythingOptions, FoundMask, Progress
 from samovar.client.http import SamClient
 from samovar.client.http_async import AsyncSamClient
 from samovar.client.pictures import Picture, Source, StoredPicture
@@ -23,7 +24,11 @@ __all__ = [
     "AnswerUnreadable",
     "AsyncSamClient",
     "ClientError",
+    "Everything",
+    "EverythingOptions",
+    "FoundMask",
     "Picture",
+    "Progress",
     "Prompt",
     "SamClient",
     "SamovarError",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
 import grpc
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from sam.rpc.channel import open_blocking_channel, open_channel
 from sam.tls import Tls
 from sam.v1 import decoder_service_pb2_grpc, embedding_pb2, encoder_service_pb2_grpc
+from samovar.client.everything import Everything, EverythingOptions, OnProgress
 from samovar.client.grpc_core import DECODER_SERVICE, ENCODER_SERVICE, GrpcCore, RpcCall, Service, explained
 from samovar.client.pictures import Picture, PictureLike, StoredPicture
 from samovar.client.prompts import Prompt
@@ -116,6 +117,17 @@ class SamGrpcClient:
             )
         )
 
+    def segment_everything(
+        self,
+        picture: Picture | PictureLike,
+        *,
+        on_progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[EverythingOptions],
+    ) -> Everything:
+        """Predict the masks of all that a grid of points finds; see `SamClient.segment_everything`."""
+        return self._run(self._core.segment_everything(picture, options, on_progress, timeout_s))
+
     def find(self, image_id: str, *, timeout_s: float | None = None) -> StoredPicture | None:
         """Return what is stored under an image_id, or None; this extends its expiry."""
         return self._run(self._core.find(image_id, timeout_s))
@@ -155,7 +167,16 @@ class SamGrpcClient:
     def _send(self, call: RpcCall) -> Any:
         method = getattr(self._stubs[call.service], call.method)
         try:
-            return method(call.request, timeout=call.timeout_s, metadata=call.metadata)
+            answer = method(call.request, timeout=call.timeout_s, metadata=call.metadata)
+            if call.on_message is None:
+                return answer
+            last = None
+            try:
+                for last in answer:
+                    call.on_message(last)
+            finally:
+                answer.cancel()
+            return last
         except grpc.RpcError as error:
             # What a blocking call raises has the same methods as what an awaited one does, but no type in common.
             raise explained(cast(grpc.aio.AioRpcError, error), call, self._targets[call.service]) from error
@@ -221,6 +242,17 @@ class AsyncSamGrpcClient:
             )
         )
 
+    async def segment_everything(
+        self,
+        picture: Picture | PictureLike,
+        *,
+        on_progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[EverythingOptions],
+    ) -> Everything:
+        """See `SamGrpcClient.segment_everything`; `on_progress` is called on the event loop."""
+        return await self._run(self._core.segment_everything(picture, options, on_progress, timeout_s))
+
     async def find(self, image_id: str, *, timeout_s: float | None = None) -> StoredPicture | None:
         """See `SamGrpcClient.find`."""
         return await self._run(self._core.find(image_id, timeout_s))
@@ -258,6 +290,15 @@ class AsyncSamGrpcClient:
     async def _send(self, call: RpcCall) -> Any:
         method = getattr(self._stubs[call.service], call.method)
         try:
-            return await method(call.request, timeout=call.timeout_s, metadata=call.metadata)
+            answer = method(call.request, timeout=call.timeout_s, metadata=call.metadata)
+            if call.on_message is None:
+                return await answer
+            last = None
+            try:
+                async for last in answer:
+                    call.on_message(last)
+            finally:
+                answer.cancel()
+            return last
         except grpc.aio.AioRpcError as error:
             raise explained(error, call, self._targets[call.service]) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -20,7 +20,9 @@ from sam.tensors import from_tensor, to_tensor
 from sam.v1 import decoder_service_pb2 as decoder_pb
 from sam.v1 import embedding_pb2, image_pb2
 from sam.v1 import encoder_service_pb2 as encoder_pb
+from samovar.client import grpc_everything
 from samovar.client.errors import AnswerUnreadable, ServerUnreachable
+from samovar.client.everything import Everything, EverythingOptions, OnProgress, checked
 from samovar.client.pictures import Picture, PictureLike, Source, StoredPicture
 from samovar.client.prompts import Prompt, all_prompts
 from samovar.client.results import Segmentation
@@ -41,13 +43,17 @@ _STAGES = ("queue", "fetch", "encode", "store", "decode", "render")
 
 @dataclass(frozen=True, slots=True)
 class RpcCall:
-    """A call to make; it must be over `timeout_s` seconds from now."""
+    """A call to make; it must be over `timeout_s` seconds from now.
+
+    Where there is `on_message`, the answer is a stream: each message is given to it, and the last is the answer.
+    """
 
     service: Service
     method: str
     request: Message
     metadata: tuple[tuple[str, str], ...]
     timeout_s: float
+    on_message: Callable[[Any], None] | None = None
 
 
 class GrpcCore:
@@ -84,11 +90,7 @@ class GrpcCore:
             mask_encoding=decoder_pb.MASK_ENCODING_RLE,
             low_res_view=decoder_pb.LOW_RES_VIEW_LOGITS if logits else decoder_pb.LOW_RES_VIEW_NONE,
         )
-        if isinstance(picture, Picture):
-            source, image_id, digest = picture.source, picture.image_id, picture.digest
-        else:
-            source = Source.of(picture)
-            image_id, digest = "", source.digest
+        source, image_id, digest = _named(picture)
         if digest:
             # By its digest it is this very picture, whatever its name stands for by now.
             request.image.CopyFrom(image_pb2.ImageReference(image_digest=digest, image_id=image_id))
@@ -98,15 +100,54 @@ class GrpcCore:
             except (EmbeddingNotFound, StoreUnavailable):
                 pass
         embedded = yield from self._embed(source, image_id, request_id, deadline)
-        if embedded.embedding.HasField("features"):
-            # It could not be stored, and comes along instead.
-            request.embedding.CopyFrom(embedded.embedding)
-        else:
-            about = embedded.embedding
-            reference = image_pb2.ImageReference(image_digest=about.image_digest, image_id=about.image_id)
-            request.image.CopyFrom(reference)
+        _put(embedded.embedding, request)
         answer = yield from self._segment(request, request_id, deadline)
         return _segmentation(answer, source, request_id)
+
+    def segment_everything(
+        self,
+        picture: Picture | PictureLike,
+        options: EverythingOptions,
+        on_progress: OnProgress | None,
+        timeout_s: float | None,
+    ) -> Steps[Everything]:
+        """See `SamGrpcClient.segment_everything`."""
+        deadline, request_id = self._patience.deadline(timeout_s), _new_id()
+        given = checked(options)
+        # The crops of some picture, to see before anything is sent whether there are any, and can be.
+        request, crops = grpc_everything.to_request(given), grpc_everything.to_crops(given, Size(1, 1))
+
+        def ask(final: tuple[type[Exception], ...] = ()) -> Steps[Everything]:
+            last = yield from self._ask(
+                "decoder",
+                "SegmentEverything",
+                request,
+                request_id,
+                deadline,
+                final,
+                on_message=lambda message: grpc_everything.tell(message, on_progress),
+            )
+            result = grpc_everything.result_of(last)
+            found = _picture(result.embedding, result.cache_status, source)
+            return grpc_everything.everything_of(result, found, request_id)
+
+        source, image_id, digest = _named(picture)
+        if digest and not crops:
+            request.image.CopyFrom(image_pb2.ImageReference(image_digest=digest, image_id=image_id))
+            try:
+                return (yield from ask((StoreUnavailable,)))
+            except (EmbeddingNotFound, StoreUnavailable):
+                pass
+        embedded = yield from self._embed(source, image_id, request_id, deadline)
+        size = embedded.embedding.original_size
+        for crop in grpc_everything.to_crops(given, Size(size.height, size.width)):
+            part = yield from self._embed(source, "", request_id, deadline, crop=crop.crop)
+            if part.embedding.HasField("features"):
+                raise StoreUnavailable("Crops go through the embedding store, which the encoder cannot reach.")
+            crop.image_digest = part.embedding.image_digest
+            request.crops.append(crop)
+        _put(embedded.embedding, request)
+        return (yield from ask())
 
     def find(self, image_id: str, timeout_s: float | None) -> Steps[StoredPicture | None]:
         """See `SamGrpcClient.find`."""
@@ -146,11 +187,18 @@ class GrpcCore:
         return model
 
     def _embed(
-        self, source: Source, image_id: str | None, request_id: str, deadline: Deadline, *, bulk: bool = False
+        self,
+        source: Source,
+        image_id: str | None,
+        request_id: str,
+        deadline: Deadline,
+        *,
+        bulk: bool = False,
+        crop: image_pb2.ImageCrop | None = None,
     ) -> Steps[encoder_pb.EmbedImageResponse]:
         image = image_pb2.Image(url=source.url) if source.url else image_pb2.Image(content=source.content)
         priority = encoder_pb.PRIORITY_BULK if bulk else encoder_pb.PRIORITY_INTERACTIVE
-        request = encoder_pb.EmbedImageRequest(image_id=image_id or "", image=image, priority=priority)
+        request = encoder_pb.EmbedImageRequest(image_id=image_id or "", image=image, priority=priority, crop=crop)
         answer: encoder_pb.EmbedImageResponse
         answer = yield from self._ask("encoder", "EmbedImage", request, request_id, deadline)
         return answer
@@ -174,11 +222,12 @@ class GrpcCore:
         request_id: str,
         deadline: Deadline,
         final: tuple[type[Exception], ...] = (),
+        on_message: Callable[[Any], None] | None = None,
     ) -> Steps[Any]:
         metadata = to_metadata(self._api_key, request_id)
 
         def attempt() -> Steps[Any]:
-            return (yield RpcCall(service, method, request, metadata, deadline.left_s))
+            return (yield RpcCall(service, method, request, metadata, deadline.left_s, on_message))
 
         return (yield from self._patience.retried(attempt, deadline, final))
 
@@ -197,6 +246,27 @@ def explained(error: grpc.aio.AioRpcError, call: RpcCall, target: str) -> Except
 
 def _new_id() -> str:
     return uuid.uuid4().hex
+
+
+def _named(picture: Picture | PictureLike) -> tuple[Source, str, str]:
+    """Return where a picture comes from, its name and its digest; both are empty if they are not known."""
+    if isinstance(picture, Picture):
+        return picture.source, picture.image_id, picture.digest
+    source = Source.of(picture)
+    return source, "", source.digest
+
+
+def _put(
+    embedding: embedding_pb2.ImageEmbedding,
+    request: decoder_pb.SegmentImageRequest | decoder_pb.SegmentEverythingRequest,
+) -> None:
+    """Say which image a request is about: the one that was just embedded."""
+    if embedding.HasField("features"):
+        # It could not be stored, and comes along instead.
+        request.embedding.CopyFrom(embedding)
+    else:
+        reference = image_pb2.ImageReference(image_digest=embedding.image_digest, image_id=embedding.image_id)
+        request.image.CopyFrom(reference)
 
 
 def _message(prompt: Prompt) -> decoder_pb.Prompt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx2
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sam.tls import Tls
 from samovar.client.errors import DeadlineExceeded, ServerUnreachable
+from samovar.client.everything import Everything, EverythingOptions, OnProgress
 from samovar.client.http_answers import HttpAnswer
 from samovar.client.http_core import EmbeddingDtype, HttpCore, HttpRequest
 from samovar.client.pictures import Picture, PictureLike, StoredPicture
@@ -138,6 +139,30 @@ class SamClient:
             )
         )
 
+    def segment_everything(
+        self,
+        picture: Picture | PictureLike,
+        *,
+        on_progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[EverythingOptions],
+    ) -> Everything:
+        """Predict the masks of all that a grid of points finds, as SAM's automatic mask generator does.
+
+        It takes as long as a thousand clicks. Leaving early, by an exception of `on_progress` say, stops the work.
+
+        Args:
+            picture: what `embed` returned, or anything that `embed` takes.
+            on_progress: is told how far the work is, again and again.
+            timeout_s: how long this may take.
+            options: those of the generator; see `EverythingOptions`.
+
+        Raises:
+            RequestInvalid: an option makes no sense.
+            RequestTooLarge: more was found than the server returns.
+        """
+        return self._run(self._core.segment_everything(picture, options, on_progress, timeout_s))
+
     def find(self, image_id: str, *, timeout_s: float | None = None) -> StoredPicture | None:
         """Return what is stored under an image_id, or None; this extends its expiry.
 
@@ -204,7 +229,7 @@ class SamClient:
             # Otherwise pieces would be sent without their total, which some proxies do not take.
             headers["Content-Length"] = str(len(request.content))
         set_timeouts()
-        content = bytearray()
+        content, lines = bytearray(), request.lines()
         try:
             with self._http.stream(
                 request.method,
@@ -215,6 +240,8 @@ class SamClient:
             ) as response:
                 for piece in response.iter_bytes():
                     content += piece
+                    if lines:
+                        lines.take(piece)
                     check()
                 return HttpAnswer(response.status_code, lowered(response.headers), bytes(content))
         except httpx2.HTTPError as error:

@@ -14,6 +14,7 @@ import numpy as np
 from sam.errors import InternalError, Overloaded, RequestInvalid, by_reason
 from sam.geometry import Size
 from samovar.client.errors import AnswerUnreadable, ServerUnreachable
+from samovar.client.everything import Everything, found_mask_of
 from samovar.client.pictures import Picture, Source
 from samovar.client.results import Segmentation
 
@@ -121,6 +122,30 @@ def segmentation_of(answer: HttpAnswer, picture: Picture) -> Segmentation:
         return Segmentation(picture, scores, indices, counts=counts, request_id=request_id, timings_ms=timings)
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile):
         raise unreadable(answer) from None
+
+
+def everything_of(answer: HttpAnswer, source: Source) -> Everything:
+    """Return the masks of an answer that is one object, or a stream of lines whose last has them.
+
+    Raises:
+        SamovarError: the last line says why there are none.
+        AnswerUnreadable: there are none.
+    """
+    if answer.headers.get("content-type", "").startswith("application/x-ndjson"):
+        *_, last = answer.content.rstrip(b"\n").split(b"\n")
+        line = json_of(replace(answer, content=last))
+        if "error" in line:
+            raise error_of(HttpAnswer(InternalError.http_status, {}, json.dumps(line["error"]).encode()))
+        body = line.get("result")
+    else:
+        body = json_of(answer)
+    if not isinstance(body, dict):
+        raise unreadable(answer)
+    try:
+        masks = [found_mask_of(record) for record in body["masks"]]
+    except (KeyError, TypeError, ValueError):
+        raise unreadable(answer) from None
+    return Everything(picture_of(body, source), masks, request_id=answer.headers.get("x-request-id", ""))
 
 
 def _timings(header: str) -> dict[str, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx2
 import numpy as np
 import numpy.typing as npt
 
 from sam.tls import Tls
+from samovar.client.everything import Everything, EverythingOptions, OnProgress
 from samovar.client.http import explained, lowered, too_late, verification
 from samovar.client.http_answers import HttpAnswer
 from samovar.client.http_core import EmbeddingDtype, HttpCore, HttpRequest
@@ -82,6 +83,17 @@ class AsyncSamClient:
             )
         )
 
+    async def segment_everything(
+        self,
+        picture: Picture | PictureLike,
+        *,
+        on_progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[EverythingOptions],
+    ) -> Everything:
+        """See `SamClient.segment_everything`; `on_progress` is called on the event loop."""
+        return await self._run(self._core.segment_everything(picture, options, on_progress, timeout_s))
+
     async def find(self, image_id: str, *, timeout_s: float | None = None) -> StoredPicture | None:
         """See `SamClient.find`."""
         return await self._run(self._core.find(image_id, timeout_s))
@@ -120,15 +132,22 @@ class AsyncSamClient:
 
     async def _send(self, request: HttpRequest) -> HttpAnswer:
         try:
-            async with asyncio.timeout(request.timeout_s):
-                response = await self._http.request(
+            async with (
+                asyncio.timeout(request.timeout_s),
+                self._http.stream(
                     request.method,
                     self._url + request.path,
                     content=request.content,
                     headers=request.headers,
                     timeout=None,
-                )
-            return HttpAnswer(response.status_code, lowered(response.headers), response.content)
+                ) as response,
+            ):
+                content, lines = bytearray(), request.lines()
+                async for piece in response.aiter_bytes():
+                    content += piece
+                    if lines:
+                        lines.take(piece)
+                return HttpAnswer(response.status_code, lowered(response.headers), bytes(content))
         except TimeoutError as error:
             raise too_late(self._url, request) from error
         except httpx2.HTTPError as error:

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -17,7 +17,17 @@ import numpy.typing as npt
 
 from sam.errors import EmbeddingNotFound, RequestInvalid
 from sam.geometry import Size
-from samovar.client.http_answers import HttpAnswer, error_of, json_of, picture_of, segmentation_of, size_of, unreadable
+from samovar.client.everything import Everything, EverythingOptions, OnProgress, checked, telling
+from samovar.client.http_answers import (
+    HttpAnswer,
+    error_of,
+    everything_of,
+    json_of,
+    picture_of,
+    segmentation_of,
+    size_of,
+    unreadable,
+)
 from samovar.client.pictures import Picture, PictureLike, Source, StoredPicture
 from samovar.client.prompts import Prompt, all_prompts
 from samovar.client.results import Segmentation
@@ -28,17 +38,42 @@ EmbeddingDtype: TypeAlias = Literal["float32", "float16"]
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request to send; it must be over `timeout_s` seconds from now."""
+    """A request to send; it must be over `timeout_s` seconds from now.
+
+    Where there is `on_line`, it is given each line of the answer as soon as it has come.
+    """
 
     method: str
     path: str
     headers: dict[str, str]
     content: bytes
     timeout_s: float
+    on_line: Callable[[bytes], None] | None = None
+
+    def lines(self) -> Lines | None:
+        """Return what takes the pieces of the answer, if anything does."""
+        return Lines(self.on_line) if self.on_line else None
+
+
+class Lines:
+    """Cuts pieces into lines, and hands on each once it is whole."""
+
+    def __init__(self, on_line: Callable[[bytes], None]) -> None:
+        """Hand lines on to this."""
+        self._on_line = on_line
+        self._rest = b""
+
+    def take(self, piece: bytes) -> None:
+        """Take what comes next."""
+        *whole, self._rest = (self._rest + piece).split(b"\n")
+        for line in whole:
+            self._on_line(line)
 
 
 _IN_BACKGROUND = {"Priority": "u=7"}
 """Source: RFC 9218, section 4.1."""
+
+_EVERYTHING = "/sam/segment_everything"
 
 _NO_MORE: Mapping[str, str] = {}
 """Headers beside those of every call."""
@@ -92,6 +127,42 @@ class HttpCore:
             return segmentation_of(answer, picture)
         # Somebody has given the name to another picture. It is theirs now; ours goes by its digest.
         return (yield from self._segment_source(picture.source, None, body, deadline))
+
+    def segment_everything(
+        self,
+        picture: Picture | PictureLike,
+        options: EverythingOptions,
+        on_progress: OnProgress | None,
+        timeout_s: float | None,
+    ) -> Steps[Everything]:
+        """See `SamClient.segment_everything`."""
+        deadline = self._patience.deadline(timeout_s)
+        body = {**checked(options), "stream": on_progress is not None}
+
+        def ask(source: Source, **image: Any) -> Steps[Everything]:
+            content = json.dumps({**image, **body}).encode()
+
+            def attempt() -> Steps[Everything]:
+                on_line = telling(on_progress) if on_progress else None
+                answer = yield from self._attempt("POST", _EVERYTHING, content, deadline, on_line=on_line)
+                return everything_of(answer, source)
+
+            return (yield from self._patience.retried(attempt, deadline))
+
+        if not isinstance(picture, Picture):
+            source = Source.of(picture)
+            return (yield from ask(source, image=_image(source)))
+        source = picture.source
+        # Crops are cut from the picture itself.
+        if not options.get("crop_n_layers"):
+            try:
+                found = yield from ask(source, image_id=picture.image_id)
+            except EmbeddingNotFound:
+                return (yield from ask(source, image=_image(source), image_id=picture.image_id))
+            if found.picture.digest == picture.digest:
+                return found
+        # By its digest: somebody may have given the name to another picture.
+        return (yield from ask(source, image=_image(source)))
 
     def find(self, image_id: str, timeout_s: float | None) -> Steps[StoredPicture | None]:
         """See `SamClient.find`."""
@@ -181,14 +252,20 @@ class HttpCore:
         return (yield from self._patience.retried(attempt, deadline))
 
     def _attempt(
-        self, method: str, path: str, content: bytes, deadline: Deadline, more: Mapping[str, str] = _NO_MORE
+        self,
+        method: str,
+        path: str,
+        content: bytes,
+        deadline: Deadline,
+        more: Mapping[str, str] = _NO_MORE,
+        on_line: Callable[[bytes], None] | None = None,
     ) -> Steps[HttpAnswer]:
         left_s = deadline.left_s
         # The server gives up when nobody waits any more.
         headers = {**self._headers, **more, "X-Request-Timeout-Ms": str(max(1, math.ceil(min(left_s, 999_999) * 1000)))}
         if content:
             headers["Content-Type"] = "application/json"
-        answer: HttpAnswer = yield HttpRequest(method, path, headers, content, left_s)
+        answer: HttpAnswer = yield HttpRequest(method, path, headers, content, left_s, on_line)
         if 200 <= answer.status < 300:
             return answer
         raise error_of(answer)

@@ -59,6 +59,8 @@ class Stack:
     decoder: FakeDecoder
     encoder_server: RpcServer
     decoder_server: RpcServer
+    targets: dict[str, str]
+    """Where both services are, by name."""
 
     @property
     def store(self) -> FakeStore:
@@ -123,8 +125,9 @@ async def _servers(loop: LoopThread, settings: GatewayOptions, keys: KeyRing) ->
             settings, encoder_target=f"127.0.0.1:{encoder_port}", decoder_target=f"127.0.0.1:{decoder_port}"
         ) as port,
     ):
+        targets = {"encoder": f"127.0.0.1:{encoder_port}", "decoder": f"127.0.0.1:{decoder_port}"}
         http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False)
-        yield Stack(loop, http, port, encoder, decoder, encoder_server, decoder_server)
+        yield Stack(loop, http, port, encoder, decoder, encoder_server, decoder_server, targets)
 
 
 @asynccontextmanager
