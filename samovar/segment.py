@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -23,7 +23,10 @@ from samovar.remote import (
 )
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from samovar.client import Prompt, Segmentation, Source
+    from samovar.client.everything import OnProgress
 
 _OUTPUTS = (".png", ".json")
 _OVERLAYS = (".png", ".jpg", ".jpeg", ".webp")
@@ -82,6 +85,29 @@ class _File(click.Path):
 )
 @click.option("--multimask", is_flag=True, help="Three candidate masks for each prompt.")
 @click.option(
+    "--everything",
+    is_flag=True,
+    help="In place of points and boxes: all that a grid of points finds, as SAM's automatic mask generator.",
+)
+@click.option(
+    "--points-per-side",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="With --everything: the points along each side of the grid; 32 if not said.",
+)
+@click.option(
+    "--min-score",
+    type=float,
+    metavar="SCORE",
+    help="With --everything: the predicted IoU that a mask must exceed; 0.88 if not said, 0 keeps all.",
+)
+@click.option(
+    "--min-stability",
+    type=float,
+    metavar="SCORE",
+    help="With --everything: the least stability score of a mask; 0.95 if not said, 0 keeps all.",
+)
+@click.option(
     "-o",
     "--output",
     "outputs",
@@ -105,6 +131,10 @@ def command(
     points: tuple[tuple[float, ...], ...],
     boxes: tuple[tuple[float, ...], ...],
     multimask: bool,
+    everything: bool,
+    points_per_side: int | None,
+    min_score: float | None,
+    min_stability: float | None,
     outputs: tuple[Path, ...],
     overlay: Path | None,
     server: str | None,
@@ -122,8 +152,18 @@ def command(
     from samovar.client import Source
     from samovar.mask_files import summary, write, write_overlay
 
-    if not points and not boxes:
-        raise click.UsageError("There is nothing to segment: give a --point or a --box.")
+    options = {
+        "points_per_side": points_per_side,
+        "pred_iou_thresh": min_score,
+        "stability_score_thresh": min_stability,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if everything and (points or boxes or multimask):
+        raise click.UsageError("--everything has points of its own: leave out --point, --box and --multimask.")
+    if given and not everything:
+        raise click.UsageError("--points-per-side, --min-score and --min-stability go with --everything.")
+    if not points and not boxes and not everything:
+        raise click.UsageError("There is nothing to segment: give a --point, a --box or --everything.")
     if points and len(boxes) > 1:
         raise click.UsageError("Points go with one box: leave out the points, or all boxes but one.")
     if server is not None and (model is not None or checkpoint is not None):
@@ -131,12 +171,12 @@ def command(
     source = Source.of(sys.stdin.buffer.read() if picture == "-" else picture)
     if overlay is not None and source.url:
         raise click.UsageError("--overlay draws on a picture of yours: download it first.")
-    prompts = _prompts(points, boxes)
+    job = _Job(source, given) if everything else _Job(source, None, _prompts(points, boxes), multimask or None)
     started = time.monotonic()
     if server is not None:
-        result = _ask(server, api_key, tls_ca, source, prompts, multimask, timeout_s)
+        result = _ask(server, api_key, tls_ca, job, timeout_s)
     else:
-        result = _in_process(model, checkpoint, source, prompts, multimask, timeout_s)
+        result = _in_process(model, checkpoint, job, timeout_s)
     elapsed_s = time.monotonic() - started
     written = [path for output in outputs for path in write(result, output)]
     if overlay is not None:
@@ -159,24 +199,33 @@ def _prompts(points: tuple[tuple[float, ...], ...], boxes: tuple[tuple[float, ..
     return [Prompt(coords, labels, boxes[0] if boxes else None)]
 
 
-def _ask(
-    server: str,
-    api_key: str | None,
-    tls_ca: Path | None,
-    source: Source,
-    prompts: list[Prompt],
-    multimask: bool,
-    timeout_s: float,
-) -> Segmentation:
+class _Job(NamedTuple):
+    """What is to be segmented: `prompts`, or with `options` everything."""
+
+    source: Source
+    options: dict[str, Any] | None
+    prompts: list[Prompt] | None = None
+    multimask: bool | None = None
+
+
+def _ask(server: str, api_key: str | None, tls_ca: Path | None, job: _Job, timeout_s: float) -> Segmentation:
+    from rich.console import Console
+
     from samovar.client import SamClient
 
     with SamClient(server, api_key=api_key, timeout_s=timeout_s, tls=tls_of(tls_ca, server)) as client:
-        return client.segment(source, prompts=prompts, multimask_output=multimask or None)
+        if job.options is None:
+            return client.segment(job.source, prompts=job.prompts, multimask_output=job.multimask)
+        with Console(stderr=True).status("Segmenting everything") as status:
+            found = client.segment_everything(job.source, on_progress=_telling(status), **job.options)
+        return found.as_segmentation()
 
 
-def _in_process(
-    model: str | None, checkpoint: str | None, source: Source, prompts: list[Prompt], multimask: bool, timeout_s: float
-) -> Segmentation:
+def _telling(status: Status) -> OnProgress:
+    return lambda progress: status.update(f"Segmenting: {progress.points_done} of {progress.points_total} points")
+
+
+def _in_process(model: str | None, checkpoint: str | None, job: _Job, timeout_s: float) -> Segmentation:
     from pydantic import ValidationError
     from rich.console import Console
 
@@ -202,7 +251,10 @@ def _in_process(
         with console.status("Loading the model") as status:
             async with client_in_process(settings, timeout_s) as client:
                 status.update("Embedding the picture")
-                return await client.segment(source, prompts=prompts, multimask_output=multimask or None)
+                if job.options is None:
+                    return await client.segment(job.source, prompts=job.prompts, multimask_output=job.multimask)
+                found = await client.segment_everything(job.source, on_progress=_telling(status), **job.options)
+                return found.as_segmentation()
 
     return asyncio.run(run())
 

@@ -16,6 +16,7 @@ from sam.geometry import Size
 from samovar.client import rle
 from samovar.client.errors import AnswerUnreadable
 from samovar.client.pictures import Picture
+from samovar.client.results import Segmentation
 from samovar.client.rle import Rle
 
 
@@ -144,6 +145,16 @@ class Everything(Sequence[FoundMask]):
         self.picture = picture
         self.request_id = request_id
         self._masks = list(masks)
+
+    def as_segmentation(self) -> Segmentation:
+        """Return the masks as `segment` returns them, as if they were those of one prompt."""
+        return Segmentation(
+            self.picture,
+            [mask.predicted_iou for mask in self],
+            [0] * len(self),
+            counts=[mask.rle["counts"] for mask in self],
+            request_id=self.request_id,
+        )
 
     def __len__(self) -> int:
         """The number of masks."""

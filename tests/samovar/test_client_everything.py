@@ -51,6 +51,9 @@ def test_everything_in_an_embedded_picture(client: Client, stack: Stack) -> None
     np.testing.assert_array_equal(record.pop("segmentation"), mask.segmentation)
     assert record["bbox"] == mask.bbox
     assert [len(some) for some in (found[:2], list(found))] == [2, 9]
+    result = found.as_segmentation()
+    np.testing.assert_array_equal(result.masks, np.stack([each.segmentation for each in found]))
+    assert (result.scores.tolist(), result.request_id) == ([0.5] * 9, found.request_id)
 
 
 def test_progress_is_told(client: Client) -> None:

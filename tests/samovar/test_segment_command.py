@@ -79,6 +79,30 @@ def test_files(stack: Stack, photo: Path, tmp_path: Path) -> None:
     assert len(stack.decoder.calls) == 2
 
 
+def test_everything(stack: Stack, photo: Path, tmp_path: Path) -> None:
+    """--everything writes all that a grid finds, like any other masks, with the thresholds that are given."""
+    coco = tmp_path / "all.json"
+    options = ["--points-per-side", "2", "--min-score", "0.25", "--min-stability", "0.5"]
+    done = run(stack, photo, "--everything", *options, "-o", coco)
+    assert done.exit_code == 0, done.output
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:5]] == [
+        f"mask {number}" for number in (1, 2, 3, 4)
+    ]
+    assert [mask["score"] for mask in json.loads(coco.read_text())["masks"]] == [0.5] * 4
+    asked = stack.decoder.everything
+    assert (asked.points_per_side, asked.pred_iou_threshold, asked.stability_score_threshold) == (2, 0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--everything", "--box", BOX], ["--everything", "--multimask"], ["--box", BOX, "--min-score", "0.5"]]
+)
+def test_everything_goes_alone(stack: Stack, photo: Path, arguments: list[str]) -> None:
+    """Prompts beside --everything, and its options without it, are mistakes that are told."""
+    done = run(stack, photo, *arguments)
+    assert done.exit_code == 2
+    assert "--everything" in done.stderr
+
+
 def test_several_masks_are_files_of_their_own(stack: Stack, photo: Path, tmp_path: Path) -> None:
     """Two boxes give two masks, numbered."""
     done = run(stack, photo, "--box", BOX, "--box", "0,0,5,5", "-o", tmp_path / "mask.png")
@@ -99,7 +123,7 @@ def test_json(stack: Stack, photo: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "give a --point or a --box"),
+        ([], "give a --point, a --box or"),
         (["--point", "1"], "'1' is not of the form X,Y[,LABEL]"),
         (["--box", "1,2,3,x"], "is not of the form X0,Y0,X1,Y1"),
         (["--point", "1,2", "--box", BOX, "--box", BOX], "Points go with one box"),
