@@ -32,7 +32,7 @@ from encoder_service.batching import DeviceQueue, Start, at_once
 from encoder_service.limits import ImageLimits, QueueLimits
 from encoder_service.model import ImageEncoder
 from encoder_service.pipeline import EncodingPipeline
-from encoder_service.preprocessing import prepare_image
+from encoder_service.preprocessing import Content, prepare_image
 from encoder_service.variants import build_image_encoder
 from encoder_service.waiting import Ticket
 from sam.checkpoints import Checkpoint, find_checkpoint
@@ -110,7 +110,7 @@ async def busy_share(encoder: ImageEncoder, checkpoint: Checkpoint, data: bytes)
             at_work.append((started, time.perf_counter()))
 
     pipeline = _pipeline(at_once(embed), encoder, checkpoint)
-    await asyncio.gather(*(pipeline.embed(data, "0" * 64) for _ in range(_QUEUED)))
+    await asyncio.gather(*(pipeline.embed(Content(data), "0" * 64) for _ in range(_QUEUED)))
     await pipeline.close()
     return sum(end - start for start, end in at_work) / (at_work[-1][1] - at_work[0][0])
 
@@ -129,7 +129,7 @@ async def interactive_under_bulk(encoder: ImageEncoder, checkpoint: Checkpoint, 
         taken = []
         for _ in range(_ASKED):
             started = time.perf_counter()
-            await pipeline.embed(data, "0" * 64)
+            await pipeline.embed(Content(data), "0" * 64)
             taken.append(time.perf_counter() - started)
             # At any moment of what goes on in bulk.
             await asyncio.sleep(random.uniform(0, taken[0]))
@@ -137,7 +137,7 @@ async def interactive_under_bulk(encoder: ImageEncoder, checkpoint: Checkpoint, 
 
     async def bulk() -> None:
         while True:
-            await pipeline.embed(data, "1" * 64, Ticket(bulk=True))
+            await pipeline.embed(Content(data), "1" * 64, Ticket(bulk=True))
 
     alone = await interactive()
     others = [asyncio.create_task(bulk()) for _ in range(_IN_BULK)]

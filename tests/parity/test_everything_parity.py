@@ -32,14 +32,15 @@ from decoder_service.mask_encoding import encode_rle
 from decoder_service.masks import threshold_at_original_size, threshold_with_stability, tight_mask
 from decoder_service.model import MaskPrediction, MaskPredictor
 from decoder_service.prompts import Prompt
-from encoder_service.limits import ImageLimits
-from encoder_service.model import ImageEncoder
-from encoder_service.preprocessing import prepare_image
 from encoder_service.variants import STARTER, build_image_encoder
 from sam.cpu import has_fast_bfloat16
 from sam.crops import Crop, crops_of_layer, whole
 from sam.errors import RequestTooLarge
 from sam.geometry import Size
+from sam.modeling import build_mask_decoder, build_prompt_encoder
+from samovar.client import Everything
+from samovar.in_process import client_in_process
+from samovar.settings import ServeSettings
 from tests.decoder_service.libraries import CODES, library_of
 from tests.decoder_service.networks import one_thread, predictor, seeded_features, seeded_networks
 from tests.parity.test_starter_fidelity import checkpoint
@@ -198,7 +199,7 @@ def test_what_takes_too_much_room_is_refused() -> None:
 
 
 class Photograph(NamedTuple):
-    """A photograph segmented by upstream, and its crops as our encoder sees them."""
+    """A photograph segmented by upstream, and the embeddings that it made of the whole and of the crops."""
 
     size: Size
     crops: list[tuple[Crop, int]]
@@ -206,27 +207,42 @@ class Photograph(NamedTuple):
     records: list[dict[str, Any]]
 
 
-CROPPED = {**MEANINGFUL, "points_per_side": 4, "crop_n_layers": 1, "crop_n_points_downscale_factor": 2}
+CROPPED: Any = {**MEANINGFUL, "points_per_side": 4, "crop_n_layers": 1, "crop_n_points_downscale_factor": 2}
+
+
+class _Watched(torch.nn.Module):
+    """An image encoder whose embeddings are kept."""
+
+    img_size = 1024
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self._network = network
+        self.seen: list[npt.NDArray[np.float32]] = []
+
+    def forward(self, frame: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self._network(frame)
+        self.seen.append(features.numpy())
+        return features
 
 
 @cache
 def segmented_photograph() -> Photograph:
     """Segment a photograph and its four crops with upstream's generator and the starter's weights."""
-    network = build_image_encoder(STARTER)
-    checkpoint().load_into(network, "image_encoder")
-    encoder = ImageEncoder(network, device="cpu", precision="float32", engine="plain")
-    content = photograph("china").read_bytes()
+    networks = build_image_encoder(STARTER), build_prompt_encoder(), build_mask_decoder()
+    for network, name in zip(networks, ("image_encoder", "prompt_encoder", "mask_decoder"), strict=True):
+        checkpoint().load_into(network, name)
+    image_encoder, prompt_encoder, mask_decoder = networks
+    watched = _Watched(image_encoder)
     with Image.open(photograph("china")) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     size = Size(*pixels.shape[:2])
+    generator = generator_class()(
+        upstream_sam(prompt_encoder, mask_decoder, watched), output_mode="coco_rle", **CROPPED
+    )
+    records = generator.generate(pixels)
     crops = [(whole(size), 4), *((crop, 2) for crop in crops_of_layer(size, 1))]
-    features = [encoder.embed([prepare_image(content, ImageLimits(), crop).pixels]) for crop, _ in crops]
-    model = starter_predictor("float32", "plain")
-    decoder: Any = model._decoder
-    network.img_size = 1024  # type: ignore[assignment]  # what upstream reads of its own encoder
-    sam = upstream_sam(decoder._prompt_encoder, decoder._mask_decoder, network)
-    records = generator_class()(sam, output_mode="coco_rle", **CROPPED).generate(pixels)
-    return Photograph(size, crops, features, records)
+    return Photograph(size, crops, watched.seen, records)
 
 
 def ours_of_photograph(model: MaskPredictor) -> list[FoundMask]:
@@ -236,11 +252,38 @@ def ours_of_photograph(model: MaskPredictor) -> list[FoundMask]:
 
 
 def test_a_photograph_with_its_crops_is_upstreams() -> None:
-    """From a file, with real weights and crops, the masks are those that upstream finds, in the whole and in crops."""
+    """With real weights the masks are those that upstream finds, in the whole photograph and in its crops."""
     size, _, _, records = segmented_photograph()
     found = ours_of_photograph(starter_predictor("float32", "fast"))
     assert_same(found, records, size)
     assert {mask.crop == whole(size) for mask in found} == {True, False}
+
+
+def test_the_whole_way_is_upstreams() -> None:
+    """Asked over gRPC, encoder and decoder together give upstream's masks of a photograph and its crops."""
+    settings = ServeSettings(
+        model="starter",
+        encoder_engine="plain",
+        encoder_precision="float32",
+        embedding_dtype="float32",
+        decoder_engine="fast",
+        decoder_precision="float32",
+        log_level="error",
+    )
+
+    async def run() -> Everything:
+        async with client_in_process(settings, timeout_s=120) as client:
+            return await client.segment_everything(photograph("china"), **CROPPED)
+
+    found, records = asyncio.run(run()), segmented_photograph().records
+    assert len(found) == len(records)
+    for mask, record in zip(found, records, strict=True):
+        theirs = coco.decode(record["segmentation"])
+        assert np.count_nonzero(mask.segmentation != theirs) <= 1e-3 * theirs.size
+        assert mask.bbox == pytest.approx(record["bbox"], abs=1)
+        assert mask.crop_box == record["crop_box"]
+        assert mask.point_coords[0] == pytest.approx(record["point_coords"][0], abs=1e-3)
+        assert mask.predicted_iou == pytest.approx(record["predicted_iou"], abs=1e-4)
 
 
 @pytest.mark.skipif(not has_fast_bfloat16(), reason="auto is float32 on a CPU that does not multiply bfloat16")
