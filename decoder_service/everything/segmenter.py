@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,8 @@ class EverythingSegmenter:
         finished: list[FoundMask] = []
         for view in views:
             found: list[FoundMask] = []
-            prompts = grid_prompts(view.points, view.part.crop.size)
+            # Thousands of points are work.
+            prompts = await asyncio.to_thread(grid_prompts, view.points, view.part.crop.size)
             for group in self._predictor.batches(prompts):
                 members = [prompts[index] for index in group]
                 with span("segment a part of the grid", samovar__prompts=len(members)):
