@@ -126,10 +126,10 @@ def test_a_failure_amid_the_work_is_raised(
     client: Client, stack: Stack, told: Callable[[Progress], None] | None
 ) -> None:
     """What the decoder fails with after it has begun is its own error, whether progress was asked for or not."""
-    stack.decoder.error_amid = Overloaded("Too much at once.")
+    stack.decoder.error_amid = Overloaded("Too much at once.", retry_after_s=30)
     with pytest.raises(Overloaded, match="Too much"):
         client.segment_everything(picture(), points_per_side=2, on_progress=told, timeout_s=1)
-    stack.decoder.error_amid = DecoderUnavailable("It stops.")
+    stack.decoder.error_amid = DecoderUnavailable("It stops.", retry_after_s=30)
     with pytest.raises(DecoderUnavailable):
         client.segment_everything(picture(), points_per_side=2, on_progress=told, timeout_s=1)
 
