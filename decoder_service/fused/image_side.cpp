@@ -6,18 +6,22 @@
 // x 256 channels, with a stride between heads. In here a row is token * 8 + head, with tokens padded to a multiple of 4:
 // so a softmax over tokens adds up lanes of registers that hold two tokens with 8 heads each.
 //
-#include "numbers.h"
 #include "sam/compiled/products.h"
+#include "sides.h"
 
 namespace {
 
 using namespace samovar;
 
 constexpr int MAX_ROWS = MAX_TOKENS * HEADS;
-constexpr int BLOCK = 64;      // positions: one row of the image's 64 x 64
-constexpr int MIDDLE = 64;    // channels after the first transposed convolution
-constexpr int LAST = 32;      // and after the second
-constexpr int MAX_MASKS = 4;
+constexpr int MIDDLE = 64;  // channels after the first transposed convolution
+constexpr float NORM_EPSILON = 1e-5f;
+constexpr float MIDDLE_EPSILON = 1e-6f;
+
+// Fetches a position's channels, while others are computed: images come from beyond the second cache.
+inline void fetch(const bf16* channels) {
+    for (int i = 0; i < CHANNELS; i += 32) _mm_prefetch(reinterpret_cast<const char*>(channels + i), _MM_HINT_T1);
+}
 
 // What belongs to the tokens of one prompt: heads x tokens x channels.
 struct Tokens {
@@ -170,7 +174,6 @@ struct Update {
     const int rows;
     const float* norm_weight;
     const float* norm_bias;
-    const float epsilon;
     alignas(64) bf16 vectors[MAX_ROWS * CHANNELS];  // packed
     alignas(64) bf16 values[MAX_ROWS * CHANNELS];   // packed
     alignas(64) float offsets[MAX_ROWS];
@@ -178,9 +181,8 @@ struct Update {
     alignas(64) bf16 shares[BLOCK * MAX_ROWS];
     alignas(64) float found[BLOCK * CHANNELS];
 
-    Update(const Tokens& side_vectors, const float* side_offsets, const Tokens& side_values, const float* norm_weight,
-           const float* norm_bias, float epsilon)
-        : rows(side_vectors.rows()), norm_weight(norm_weight), norm_bias(norm_bias), epsilon(epsilon) {
+    Update(const Tokens& side_vectors, const float* side_offsets, const Tokens& side_values, const Norm& norm)
+        : rows(side_vectors.rows()), norm_weight(norm.weight), norm_bias(norm.bias) {
         pack_rows(side_vectors, vectors);
         pack_matrix([&](int row) { return side_values.row(row); }, rows, CHANNELS, values);
         for (int row = 0; row < rows; ++row) {
@@ -196,10 +198,14 @@ struct Update {
     void at(const P& products, const bf16* image, const bf16* position, bf16* positioned, bf16* updated) {
         add_position(image, position, positioned);
         products.template multiply<false>(positioned, CHANNELS, BLOCK, CHANNELS, vectors, rows / TILE, scores, rows);
-        for (int at = 0; at < BLOCK; ++at) softmax_over_tokens(scores + at * rows, shares + at * rows);
+        for (int at = 0; at < BLOCK; ++at) {
+            fetch(image + (BLOCK + at) * CHANNELS);
+            softmax_over_tokens(scores + at * rows, shares + at * rows);
+        }
         products.template multiply<false>(shares, rows, BLOCK, rows, values, CHANNELS / TILE, found, CHANNELS);
         for (int at = 0; at < BLOCK; ++at) {
             const long here = at * CHANNELS;
+            fetch(position + BLOCK * CHANNELS + here);
             norm(image + here, found + here, position + here, updated + here, positioned + here);
         }
     }
@@ -230,7 +236,7 @@ struct Update {
         __m512 value[16];
         for (int i = 0; i < 16; ++i)
             value[i] = _mm512_add_ps(load_bf16(image + 16 * i), _mm512_load_ps(added + 16 * i));
-        normalise<CHANNELS>(value, epsilon);
+        normalise<CHANNELS>(value, NORM_EPSILON);
         for (int i = 0; i < 16; ++i) {
             const __m512 normed =
                 _mm512_fmadd_ps(value[i], _mm512_loadu_ps(norm_weight + 16 * i), _mm512_loadu_ps(norm_bias + 16 * i));
@@ -240,49 +246,63 @@ struct Update {
     }
 };
 
-template <int ISA>
-void look(const bf16* image, const bf16* position, int positions, const Tokens& query, float* means, float* logsumexp) {
-    const Products<ISA> products;
-    Look looking(query);
-    alignas(64) bf16 positioned[BLOCK * CHANNELS];
-    for (int first = 0; first < positions; first += BLOCK) {
-        const long here = (long)first * CHANNELS;
-        add_position(image + here, position + here, positioned);
-        looking.at(products, image + here, positioned);
-    }
-    looking.finish(query.count, query.head_stride / CHANNELS, means, logsumexp);
+// What belongs to the tokens of one prompt, out of what belongs to all.
+Tokens tokens_of(const Exchange& exchange, const float* values, int prompt) {
+    return {values + (long)prompt * exchange.count * CHANNELS, (long)exchange.rows() * CHANNELS, exchange.count};
+}
+
+void finish(const Look& looking, const Part& part, const Exchange& exchange) {
+    const long rows = exchange.rows(), at = (long)part.number * HEADS * rows + (long)part.prompt * exchange.count;
+    looking.finish(exchange.count, rows, exchange.means + at * CHANNELS, exchange.logsumexp + at);
 }
 
 template <int ISA>
-void update_and_look(const bf16* image, const bf16* position, int positions, const Tokens& vectors,
-                     const float* offsets, const Tokens& values, const float* norm_weight, const float* norm_bias,
-                     float epsilon, const Tokens& query, bf16* updated, float* means, float* logsumexp) {
+void look_at(const Weights& weights, const bf16* image, const Part& part, const Exchange& exchange) {
     const Products<ISA> products;
-    Update update(vectors, offsets, values, norm_weight, norm_bias, epsilon);
-    Look looking(query);
+    Look looking(tokens_of(exchange, exchange.query, part.prompt));
     alignas(64) bf16 positioned[BLOCK * CHANNELS];
-    for (int first = 0; first < positions; first += BLOCK) {
+    for (int first = part.first; first < part.first + part.positions; first += BLOCK) {
         const long here = (long)first * CHANNELS;
-        update.at(products, image + here, position + here, positioned, updated + here);
+        add_position(image + here, weights.position + here, positioned);
+        looking.at(products, image + here, positioned);
+    }
+    finish(looking, part, exchange);
+}
+
+template <int ISA>
+void update_and_look_at(const Weights& weights, int layer, const bf16* image, const Part& part,
+                        const Exchange& exchange, bf16* updated) {
+    const Products<ISA> products;
+    const long at = (long)part.prompt * exchange.count;
+    Update update(tokens_of(exchange, exchange.vectors, part.prompt), exchange.offsets + at,
+                  tokens_of(exchange, exchange.values, part.prompt), weights.layers[layer].image_norm);
+    Look looking(tokens_of(exchange, exchange.query, part.prompt));
+    alignas(64) bf16 positioned[BLOCK * CHANNELS];
+    for (int first = part.first; first < part.first + part.positions; first += BLOCK) {
+        const long here = (long)first * CHANNELS;
+        update.at(products, image + here, weights.position + here, positioned, updated + here);
         looking.at(products, updated + here, positioned);
     }
-    looking.finish(query.count, query.head_stride / CHANNELS, means, logsumexp);
+    finish(looking, part, exchange);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Upscaling
 
 template <int ISA>
-void upscale(const bf16* image, int positions, const bf16* first_weight, const float* first_bias,
-             const float* norm_weight, const float* norm_bias, float epsilon, const bf16* second_weight,
-             const float* second_bias, const float* vectors, int masks, float* logits, long mask_stride) {
+void upscale_part(const Upscaling& upscaling, const bf16* image, const Part& part, const float* vectors, int masks,
+                  float* logits) {
+    const bf16* first_weight = static_cast<const bf16*>(upscaling.first.weight);
+    const bf16* second_weight = static_cast<const bf16*>(upscaling.second.weight);
+    const float *first_bias = upscaling.first.bias, *second_bias = upscaling.second.bias;
+    const float *norm_weight = upscaling.norm.weight, *norm_bias = upscaling.norm.bias;
     const Products<ISA> products;
     // Sixteen columns: four masks for each of a position's four places in the second convolution.
     alignas(64) float blocks[4 * LAST * TILE] = {};
     for (int place = 0; place < 4; ++place)
         for (int mask = 0; mask < masks; ++mask)
             for (int channel = 0; channel < LAST; ++channel)
-                blocks[(place * LAST + channel) * TILE + place * MAX_MASKS + mask] = vectors[mask * LAST + channel];
+                blocks[(place * LAST + channel) * TILE + place * MASKS + mask] = vectors[mask * LAST + channel];
     alignas(64) bf16 packed[4 * LAST * TILE];
     pack_matrix([&](int row) { return blocks + row * TILE; }, 4 * LAST, TILE, packed);
 
@@ -291,16 +311,16 @@ void upscale(const bf16* image, int positions, const bf16* first_weight, const f
     alignas(64) float wider[BLOCK * 4 * LAST];
     alignas(64) bf16 last[BLOCK * 4 * LAST];
     alignas(64) float found[BLOCK * TILE];
-    const int side = BLOCK * 4;  // logits in a row of the mask
-    for (int first = 0; first < positions; first += BLOCK) {
+    for (int first = part.first; first < part.first + part.positions; first += BLOCK) {
         products.template multiply<false>(image + (long)first * CHANNELS, CHANNELS, BLOCK, CHANNELS, first_weight,
                                           CHANNELS / TILE, wide, CHANNELS);
         // Each position is four now, of 64 channels.
         for (int at = 0; at < BLOCK * CHANNELS; at += MIDDLE) {
+            if (at % CHANNELS == 0) fetch(image + (long)(first + BLOCK) * CHANNELS + at);
             __m512 value[4];
             for (int i = 0; i < 4; ++i)
                 value[i] = _mm512_add_ps(_mm512_load_ps(wide + at + 16 * i), _mm512_loadu_ps(first_bias + 16 * i));
-            normalise<MIDDLE>(value, epsilon);
+            normalise<MIDDLE>(value, MIDDLE_EPSILON);
             for (int i = 0; i < 4; ++i) {
                 const __m512 normed = _mm512_fmadd_ps(value[i], _mm512_loadu_ps(norm_weight + 16 * i),
                                                       _mm512_loadu_ps(norm_bias + 16 * i));
@@ -317,15 +337,15 @@ void upscale(const bf16* image, int positions, const bf16* first_weight, const f
                                                                            _mm512_loadu_ps(second_bias + i))));
             products.template multiply<false>(last, 4 * LAST, BLOCK, 4 * LAST, packed, 1, found, TILE);
             for (int mask = 0; mask < masks; ++mask) {
-                float* to = logits + mask * mask_stride + (long)(first / BLOCK) * 4 * side;
+                float* to = logits + ((long)mask * LOGITS + first / BLOCK * 4) * LOGITS;
                 for (int at = 0; at < BLOCK; ++at) {
                     const int x = quarter * 16 + at / 4, a = at / 2 % 2, b = at % 2;
-                    float* corner = to + 2 * a * side + 4 * x + 2 * b;
+                    float* corner = to + 2 * a * LOGITS + 4 * x + 2 * b;
                     const float* from = found + at * TILE + mask;
                     corner[0] = from[0];
-                    corner[1] = from[MAX_MASKS];
-                    corner[side] = from[2 * MAX_MASKS];
-                    corner[side + 1] = from[3 * MAX_MASKS];
+                    corner[1] = from[MASKS];
+                    corner[LOGITS] = from[2 * MASKS];
+                    corner[LOGITS + 1] = from[3 * MASKS];
                 }
             }
         }
@@ -334,29 +354,20 @@ void upscale(const bf16* image, int positions, const bf16* first_weight, const f
 
 }  // namespace
 
-extern "C" {
+namespace samovar {
 
-void samovar_look(int isa, const uint16_t* image, const uint16_t* position, int positions, const float* query,
-                  int tokens, long head_stride, float* means, float* logsumexp) {
-    (isa == AMX ? look<AMX> : look<AVX512>)(image, position, positions, Tokens{query, head_stride, tokens}, means,
-                                            logsumexp);
+void look(int isa, const Weights& weights, const bf16* image, const Part& part, const Exchange& exchange) {
+    (isa == AMX ? look_at<AMX> : look_at<AVX512>)(weights, image, part, exchange);
 }
 
-void samovar_update_and_look(int isa, const uint16_t* image, const uint16_t* position, int positions,
-                             const float* vectors, const float* offsets, const float* values, const float* norm_weight,
-                             const float* norm_bias, float epsilon, const float* query, int tokens, long head_stride,
-                             uint16_t* updated, float* means, float* logsumexp) {
-    (isa == AMX ? update_and_look<AMX> : update_and_look<AVX512>)(
-        image, position, positions, Tokens{vectors, head_stride, tokens}, offsets, Tokens{values, head_stride, tokens},
-        norm_weight, norm_bias, epsilon, Tokens{query, head_stride, tokens}, updated, means, logsumexp);
+void update_and_look(int isa, const Weights& weights, int layer, const bf16* image, const Part& part,
+                     const Exchange& exchange, bf16* updated) {
+    (isa == AMX ? update_and_look_at<AMX> : update_and_look_at<AVX512>)(weights, layer, image, part, exchange, updated);
 }
 
-void samovar_upscale(int isa, const uint16_t* image, int positions, const uint16_t* first_weight,
-                     const float* first_bias, const float* norm_weight, const float* norm_bias, float epsilon,
-                     const uint16_t* second_weight, const float* second_bias, const float* vectors, int masks,
-                     float* logits, long mask_stride) {
-    (isa == AMX ? upscale<AMX> : upscale<AVX512>)(image, positions, first_weight, first_bias, norm_weight, norm_bias,
-                                                  epsilon, second_weight, second_bias, vectors, masks, logits,
-                                                  mask_stride);
+void upscale(int isa, const Weights& weights, const bf16* image, const Part& part, const float* vectors, int masks,
+             float* logits) {
+    (isa == AMX ? upscale_part<AMX> : upscale_part<AVX512>)(weights.upscaling, image, part, vectors, masks, logits);
 }
-}
+
+}  // namespace samovar

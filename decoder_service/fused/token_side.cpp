@@ -1,10 +1,10 @@
 // The tokens' side of SAM's mask decoder in float32: what happens to the few tokens of prompts between two walks over the
-// image. Called from mask_decoder.py; the arithmetic is that of token_attention.py.
+// image, and at last for the masks. The arithmetic is that of token_attention.py.
 //
 // Matrices are row-major. Rows are prompts x tokens. What belongs to heads is heads x rows x channels. Weights, inputs x
 // outputs, are cut into strips of 32 outputs, which lie one after another: so they are read from beginning to end.
 
-#include "numbers.h"
+#include "sides.h"
 
 namespace {
 
@@ -16,50 +16,8 @@ constexpr int SELF_HEAD = 32;         // of one head among tokens
 constexpr int WIDE = 2048;            // of the perceptron between
 constexpr int ROWS_AT_ONCE = 8;
 constexpr int STRIP = 32;
+constexpr int HALF_STRIP = 16;
 constexpr float NORM_EPSILON = 1e-5f;
-
-struct Linear {
-    const float* weight;
-    const float* bias;  // null: none
-};
-
-struct Norm {
-    const float* weight;
-    const float* bias;
-};
-
-struct TokenToImage {
-    Linear query;
-    const float* absorbed_key;    // heads x INNER_HEAD x channels, scaled
-    const float* absorbed_value;  // heads x channels x INNER_HEAD
-    const float* value_bias;      // heads x INNER_HEAD
-    Linear out;
-};
-
-struct ImageToToken {
-    Linear key, value;
-    const float* absorbed_query;  // heads x INNER_HEAD x channels, scaled
-    const float* query_bias;      // heads x INNER_HEAD, scaled
-    const float* absorbed_out;    // heads x INNER_HEAD x channels
-    const float* out_bias;        // channels, an eighth of it
-};
-
-// In the order in which mask_decoder.py lists the addresses.
-struct Layer {
-    Linear self_query, self_key, self_value, self_out;
-    Norm first;
-    TokenToImage to_image;
-    Norm second;
-    Linear widen, narrow;
-    Norm third;
-    ImageToToken to_tokens;
-};
-
-struct Weights {
-    Layer layers[2];
-    TokenToImage last;
-    Norm last_norm;
-};
 
 template <int ROWS, int WIDTH>
 void strip(const float* x, int stride_x, int k, const float* weight, const float* bias, float* out, int stride) {
@@ -105,8 +63,12 @@ void multiply(const float* x, int stride_x, int rows, int k, const float* weight
         strips<2>(rows, x, stride_x, k, weight + (long)column * k, bias ? bias + column : nullptr, out + column, stride);
 }
 
+void multiply(const float* x, int stride_x, int rows, int inputs, const Linear& linear, int outputs, float* out) {
+    multiply(x, stride_x, rows, inputs, static_cast<const float*>(linear.weight), linear.bias, outputs, out, outputs);
+}
+
 void apply(const Linear& linear, const float* x, int rows, int inputs, int outputs, float* out) {
-    multiply(x, inputs, rows, inputs, linear.weight, linear.bias, outputs, out, outputs);
+    multiply(x, inputs, rows, inputs, linear, outputs, out);
 }
 
 // Each head's part of `x` (rows x heads * inner) times its own matrix: to heads x rows x channels.
@@ -191,10 +153,10 @@ void ask(const TokenToImage& attention, const float* positioned, int rows, Room 
     apply_by_head(projected, rows, attention.absorbed_key, nullptr, query);
 }
 
-// Adds to the tokens what they found in the parts of the image: `means` are parts x heads x rows x channels, and
-// `logsumexp` parts x heads x rows.
-void take_in(const TokenToImage& attention, const float* means, const float* logsumexp, int parts, int rows, Room room,
-             float* tokens) {
+// Adds to the tokens what they found in the parts of the image.
+void take_in(const TokenToImage& attention, const Exchange& exchange, Room room) {
+    const int rows = exchange.rows(), parts = exchange.parts;
+    const float *means = exchange.means, *logsumexp = exchange.logsumexp;
     float* joined = room.take((long)rows * CHANNELS);
     float* values = room.take((long)rows * INNER);
     float* out = room.take((long)rows * CHANNELS);
@@ -222,15 +184,19 @@ void take_in(const TokenToImage& attention, const float* means, const float* log
                  attention.value_bias + head * INNER_HEAD, INNER_HEAD, values + head * INNER_HEAD, INNER);
     }
     apply(attention.out, values, rows, INNER, CHANNELS, out);
-    add(tokens, tokens, out, rows * CHANNELS);
+    add(exchange.tokens, exchange.tokens, out, rows * CHANNELS);
+}
+
+void rectify(float* x, long size) {
+    for (long i = 0; i < size; i += 16)
+        _mm512_storeu_ps(x + i, _mm512_max_ps(_mm512_loadu_ps(x + i), _mm512_setzero_ps()));
 }
 
 void perceive(const Layer& layer, int rows, Room room, float* tokens) {
     float* wide = room.take((long)rows * WIDE);
     float* out = room.take((long)rows * CHANNELS);
     apply(layer.widen, tokens, rows, CHANNELS, WIDE, wide);
-    for (long i = 0; i < (long)rows * WIDE; i += 16)
-        _mm512_storeu_ps(wide + i, _mm512_max_ps(_mm512_loadu_ps(wide + i), _mm512_setzero_ps()));
+    rectify(wide, (long)rows * WIDE);
     apply(layer.narrow, wide, rows, WIDE, CHANNELS, out);
     add(tokens, tokens, out, rows * CHANNELS);
 }
@@ -252,62 +218,77 @@ void show(const ImageToToken& attention, const float* tokens, const float* posit
         }
 }
 
-}  // namespace
-
-extern "C" {
-
-// The floats of room that calls below need for so many rows.
-long samovar_room(int rows) { return (long)rows * (WIDE + 6 * CHANNELS); }
-
-// Begins with the tokens, prompts x tokens x channels, which at first are their own position encoding. Writes what they
-// are after their attention among themselves, and what they look for in the image.
-void samovar_begin_tokens(const void* weights, const float* position, int prompts, int count, float* tokens,
-                          float* query, float* room_begin) {
-    const Weights& all = *static_cast<const Weights*>(weights);
-    const int rows = prompts * count;
-    Room room{room_begin};
-    float* positioned = room.take((long)rows * CHANNELS);
-    attend_to_self(all.layers[0], position, position, prompts, count, room, tokens);
-    apply(all.layers[0].first, tokens, rows);
-    add(positioned, tokens, position, rows * CHANNELS);
-    ask(all.layers[0].to_image, positioned, rows, room, query);
+// One of the model's heads, on rows `stride_x` apart.
+void apply(const Mlp& mlp, const float* x, int stride_x, int rows, int outputs, Room room, float* out) {
+    float* first = room.take((long)rows * CHANNELS);
+    float* second = room.take((long)rows * CHANNELS);
+    multiply(x, stride_x, rows, CHANNELS, mlp.layers[0], CHANNELS, first);
+    rectify(first, (long)rows * CHANNELS);
+    multiply(first, CHANNELS, rows, CHANNELS, mlp.layers[1], CHANNELS, second);
+    rectify(second, (long)rows * CHANNELS);
+    multiply(second, CHANNELS, rows, CHANNELS, mlp.layers[2], outputs, out);
 }
 
-// Goes on, after the tokens of a layer have looked into the image: writes what the image finds at them, and what the
-// next layer, or the last attention, looks for.
-void samovar_next_tokens(const void* weights, int layer_index, const float* position, int prompts, int count,
-                         const float* means, const float* logsumexp, int parts, float* tokens, float* vectors,
-                         float* offsets, float* values, float* query, float* room_begin) {
-    const Weights& all = *static_cast<const Weights*>(weights);
-    const Layer& layer = all.layers[layer_index];
-    const int rows = prompts * count;
-    Room room{room_begin};
+}  // namespace
+
+namespace samovar {
+
+long room_for(int rows) { return (long)rows * (WIDE + 6 * CHANNELS); }
+
+void begin_tokens(const Weights& weights, const Exchange& exchange) {
+    const Layer& layer = weights.layers[0];
+    const int rows = exchange.rows();
+    const float* position = exchange.position;
+    Room room{exchange.room};
     float* positioned = room.take((long)rows * CHANNELS);
-    take_in(layer.to_image, means, logsumexp, parts, rows, room, tokens);
+    attend_to_self(layer, position, position, exchange.prompts, exchange.count, room, exchange.tokens);
+    apply(layer.first, exchange.tokens, rows);
+    add(positioned, exchange.tokens, position, rows * CHANNELS);
+    ask(layer.to_image, positioned, rows, room, exchange.query);
+}
+
+void next_tokens(const Weights& weights, int number, const Exchange& exchange) {
+    const Layer& layer = weights.layers[number];
+    const int rows = exchange.rows();
+    float* tokens = exchange.tokens;
+    Room room{exchange.room};
+    float* positioned = room.take((long)rows * CHANNELS);
+    take_in(layer.to_image, exchange, room);
     apply(layer.second, tokens, rows);
     perceive(layer, rows, room, tokens);
     apply(layer.third, tokens, rows);
-    add(positioned, tokens, position, rows * CHANNELS);
-    show(layer.to_tokens, tokens, positioned, rows, room, vectors, offsets, values);
-    if (layer_index == 0) {
-        const Layer& following = all.layers[1];
+    add(positioned, tokens, exchange.position, rows * CHANNELS);
+    show(layer.to_tokens, tokens, positioned, rows, room, exchange.vectors, exchange.offsets, exchange.values);
+    if (number == 0) {
+        const Layer& following = weights.layers[1];
         float* attended = room.take((long)rows * CHANNELS);
-        attend_to_self(following, tokens, positioned, prompts, count, room, attended);
+        attend_to_self(following, tokens, positioned, exchange.prompts, exchange.count, room, attended);
         add(tokens, tokens, attended, rows * CHANNELS);
         apply(following.first, tokens, rows);
-        add(positioned, tokens, position, rows * CHANNELS);
-        ask(following.to_image, positioned, rows, room, query);
+        add(positioned, tokens, exchange.position, rows * CHANNELS);
+        ask(following.to_image, positioned, rows, room, exchange.query);
     } else {
-        ask(all.last, positioned, rows, room, query);
+        ask(weights.last, positioned, rows, room, exchange.query);
     }
 }
 
-// Ends, after the last look into the image: writes the tokens as the model's heads read them.
-void samovar_end_tokens(const void* weights, int prompts, int count, const float* means, const float* logsumexp,
-                        int parts, float* tokens, float* room_begin) {
-    const Weights& all = *static_cast<const Weights*>(weights);
-    const int rows = prompts * count;
-    take_in(all.last, means, logsumexp, parts, rows, Room{room_begin}, tokens);
-    apply(all.last_norm, tokens, rows);
+void end_tokens(const Weights& weights, const Exchange& exchange, Choice choice, float* vectors, float* ious) {
+    Room room{exchange.room};
+    take_in(weights.last, exchange, room);
+    apply(weights.last_norm, exchange.tokens, exchange.rows());
+    // A prompt's tokens begin with that of the IoU predictions and those of the masks.
+    const int stride = exchange.count * CHANNELS, masks = masks_of(choice);
+    float* predicted = room.take((long)exchange.prompts * HALF_STRIP);
+    apply(weights.iou_head, exchange.tokens, stride, exchange.prompts, HALF_STRIP, room, predicted);
+    for (int prompt = 0; prompt < exchange.prompts; ++prompt, predicted += HALF_STRIP) {
+        const int best = (int)(std::max_element(predicted + 1, predicted + MASKS) - predicted);
+        const int first = choice == BEST_OF_THREE ? best : choice == SINGLE ? 0 : 1;
+        for (int mask = first; mask < first + masks; ++mask, vectors += LAST) {
+            const float* token = exchange.tokens + (long)prompt * stride + (1 + mask) * CHANNELS;
+            apply(weights.hypernetworks[mask], token, CHANNELS, 1, LAST, room, vectors);
+            *ious++ = predicted[mask];
+        }
+    }
 }
-}
+
+}  // namespace samovar
