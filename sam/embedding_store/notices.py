@@ -62,7 +62,8 @@ class Notices:
         while self._waiters and not self._closed:
             try:
                 async with self._subscriber() as subscription:
-                    await subscription.subscribe(CHANNEL)
+                    async with asyncio.timeout(_PATIENCE_S):
+                        await subscription.subscribe(CHANNEL)
                     await self._pass_on(subscription)
             except (RedisError, OSError, TimeoutError) as error:
                 log.debug("no notices for now", cause=type(error).__name__)

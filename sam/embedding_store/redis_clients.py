@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis import exceptions
-from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ConstantBackoff
 
-from sam.embedding_store.redis_connections import MasterPool, ServerPool
+from sam.embedding_store.redis_connections import DirectRedis, MasterPool, ServerPool
 
 RETRY_PAUSE_S = 0.02
 """Between the two attempts of one command: long enough for a restarted Redis's refused connection to be another one."""
@@ -53,8 +52,8 @@ def connect(url: str, timeout_s: float) -> Clients:
         ValueError: the URL is not one of a Redis; the message says what is wrong without repeating secrets.
     """
     options: dict[str, Any] = {
-        # A net under the caller's own time-out, which comes first.
-        "socket_timeout": 5 * timeout_s,
+        # The caller's own time-out cancels a command, and so closes its connection. One more would be a task for each.
+        "socket_timeout": None,
         "socket_connect_timeout": 2 * timeout_s,
         # redis-py's own defaults, 5 s and ten retries, would stall a request for a minute. A time-out is not retried.
         "retry": Retry(ConstantBackoff(RETRY_PAUSE_S), retries=1, supported_errors=(exceptions.ConnectionError,)),
@@ -64,9 +63,10 @@ def connect(url: str, timeout_s: float) -> Clients:
     if scheme in ("redis+sentinel", "rediss+sentinel"):
         return _behind_sentinels(urlsplit(url), timeout_s, options)
     if scheme in ("redis+cluster", "rediss+cluster"):
-        cluster = _cluster(urlsplit(url), options)
+        # Not every question of a cluster's client is part of a command. A net under the caller's own time-out.
+        cluster = _cluster(urlsplit(url), {**options, "socket_timeout": 5 * timeout_s})
         return Clients(cluster, [cluster])
-    server = Redis.from_pool(ServerPool.from_url(url, **options))
+    server = DirectRedis.from_pool(ServerPool.from_url(url, **options))
     return Clients(server, [server])
 
 
@@ -91,7 +91,8 @@ def _behind_sentinels(parts: SplitResult, timeout_s: float, options: dict[str, A
     secrets = _secrets(parts)
     if parts.scheme.startswith("rediss"):
         secrets["ssl"] = True
-    master = sentinels.master_for(name, connection_pool_class=MasterPool, db=int(database or 0), **secrets, **options)
+    options |= {"db": int(database or 0), **secrets}
+    master = sentinels.master_for(name, DirectRedis, connection_pool_class=MasterPool, **options)
     return Clients(master, [master, *sentinels.sentinels])
 
 

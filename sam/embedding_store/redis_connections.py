@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from redis.asyncio import Redis
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
@@ -117,8 +118,45 @@ class _ByAddressWithTls(_ByAddress, SSLConnection):
     pass
 
 
+class DirectRedis(Redis):
+    """Sends commands as redis-py does, but keeps no metrics of them: ours are `CountedBackend`'s.
+
+    With what `_ConnectedFirst` leaves out, a small command takes half of redis-py's time on the event loop.
+    """
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command, once more if its connection turns out to be closed, and return the reply."""
+        connection = await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            return await connection.retry.call_with_retry(
+                lambda: self._send_command_parse_response(  # type: ignore[no-untyped-call]
+                    connection, args[0], *args, **options
+                ),
+                lambda _: connection.disconnect(),
+            )
+        finally:
+            await self.connection_pool.release(connection)
+
+
 class _ConnectedFirst(ConnectionPool):
     """Hands out connections that are open before those that would have to be opened."""
+
+    async def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
+        """Return a connection that nobody uses and that is open."""
+        connection = self.get_available_connection()
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        """Take a connection back."""
+        self._in_use_connections.remove(connection)
+        if connection.should_reconnect():
+            await connection.disconnect()
+        self._available_connections.append(connection)
 
     def get_available_connection(self) -> Any:
         """Return a connection that nobody uses."""
