@@ -179,7 +179,7 @@ def _as_float32(values: npt.ArrayLike, field: str) -> Float32Array:
     except (TypeError, ValueError):
         raise PromptInvalid(f"{field} must be a regular array of numbers", field=field) from None
     # Written so that NaN fails as well.
-    if array.size and not (array.min() >= -MAX_MAGNITUDE and array.max() <= MAX_MAGNITUDE):
+    if array.size and not np.abs(array).max() <= MAX_MAGNITUDE:
         message = f"{field} holds values that are not finite or beyond {MAX_MAGNITUDE:g}"
         raise PromptInvalid(message, field=field)
     return array.astype(np.float32, copy=False)
@@ -201,8 +201,8 @@ def _checked_points(
     if labels.shape != (len(coords),):
         message = f"there are {len(coords)} points and {labels.size} labels; each point needs one"
         raise PromptInvalid(message, field="point_labels")
-    known = (FOREGROUND, BACKGROUND, PADDING, BOX_MIN_CORNER, BOX_MAX_CORNER)
-    if not np.isin(labels, known).all():
+    # Those known are all whole numbers from the padding's to the box's; numpy.isin takes ten times as long.
+    if not ((labels >= PADDING) & (labels <= BOX_MAX_CORNER) & (labels == np.rint(labels))).all():
         raise PromptInvalid("point_labels are 1 (foreground) and 0 (background)", field="point_labels")
     kept = labels != PADDING
     return coords[kept], labels[kept].astype(np.int32)
@@ -212,7 +212,7 @@ def _split_box_corners(
     coords: Float32Array, labels: npt.NDArray[np.int32]
 ) -> tuple[Float32Array, npt.NDArray[np.int32], Float32Array | None]:
     """Take the points labelled 2 and 3 out of the points and return them as a box."""
-    corner = (labels == BOX_MIN_CORNER) | (labels == BOX_MAX_CORNER)
+    corner = labels >= BOX_MIN_CORNER
     if not corner.any():
         return coords, labels, None
     if sorted(labels[corner]) != [BOX_MIN_CORNER, BOX_MAX_CORNER]:
