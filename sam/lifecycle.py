@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,6 +70,8 @@ async def _run(services: Callable[[], AbstractAsyncContextManager[None]]) -> Non
     try:
         async with services():
             entered = True
+            # What is there by now stays: the collector need not walk over it, some 100 ms of torch's, while callers wait.
+            gc.freeze()
             await signalled.wait()
             log.info("stopping: finishing accepted work")
     except asyncio.CancelledError:
