@@ -70,7 +70,7 @@ async def _run(services: Callable[[], AbstractAsyncContextManager[None]]) -> Non
     try:
         async with services():
             entered = True
-            # What is there by now stays: the collector need not walk over it, some 100 ms of torch's, while callers wait.
+            # What is there by now stays: the collector need not walk over all of torch while callers wait.
             gc.freeze()
             await signalled.wait()
             log.info("stopping: finishing accepted work")

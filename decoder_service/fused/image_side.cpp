@@ -14,7 +14,8 @@ namespace {
 using namespace samovar;
 
 constexpr int MAX_ROWS = MAX_TOKENS * HEADS;
-constexpr int MIDDLE = 64;  // channels after the first transposed convolution
+constexpr int HALF = BLOCK / 2;  // positions whose 256 channels in float32 leave room in the first cache
+constexpr int MIDDLE = 64;       // channels after the first transposed convolution
 constexpr float NORM_EPSILON = 1e-5f;
 constexpr float MIDDLE_EPSILON = 1e-6f;
 
@@ -179,7 +180,7 @@ struct Update {
     alignas(64) float offsets[MAX_ROWS];
     alignas(64) float scores[BLOCK * MAX_ROWS];
     alignas(64) bf16 shares[BLOCK * MAX_ROWS];
-    alignas(64) float found[BLOCK * CHANNELS];
+    alignas(64) float found[HALF * CHANNELS];
 
     Update(const Tokens& side_vectors, const float* side_offsets, const Tokens& side_values, const Norm& norm)
         : rows(side_vectors.rows()), norm_weight(norm.weight), norm_bias(norm.bias) {
@@ -202,11 +203,13 @@ struct Update {
             fetch(image + (BLOCK + at) * CHANNELS);
             softmax_over_tokens(scores + at * rows, shares + at * rows);
         }
-        products.template multiply<false>(shares, rows, BLOCK, rows, values, CHANNELS / TILE, found, CHANNELS);
         for (int at = 0; at < BLOCK; ++at) {
+            if (at % HALF == 0)
+                products.template multiply<false>(shares + at * rows, rows, HALF, rows, values, CHANNELS / TILE, found,
+                                                  CHANNELS);
             const long here = at * CHANNELS;
             fetch(position + BLOCK * CHANNELS + here);
-            norm(image + here, found + here, position + here, updated + here, positioned + here);
+            norm(image + here, found + at % HALF * CHANNELS, position + here, updated + here, positioned + here);
         }
     }
 
@@ -306,20 +309,22 @@ void upscale_part(const Upscaling& upscaling, const bf16* image, const Part& par
     alignas(64) bf16 packed[4 * LAST * TILE];
     pack_matrix([&](int row) { return blocks + row * TILE; }, 4 * LAST, TILE, packed);
 
-    alignas(64) float wide[BLOCK * CHANNELS];
+    alignas(64) float wide[HALF * CHANNELS];
     alignas(64) bf16 middle[BLOCK * CHANNELS];
     alignas(64) float wider[BLOCK * 4 * LAST];
     alignas(64) bf16 last[BLOCK * 4 * LAST];
     alignas(64) float found[BLOCK * TILE];
     for (int first = part.first; first < part.first + part.positions; first += BLOCK) {
-        products.template multiply<false>(image + (long)first * CHANNELS, CHANNELS, BLOCK, CHANNELS, first_weight,
-                                          CHANNELS / TILE, wide, CHANNELS);
         // Each position is four now, of 64 channels.
         for (int at = 0; at < BLOCK * CHANNELS; at += MIDDLE) {
-            if (at % CHANNELS == 0) fetch(image + (long)(first + BLOCK) * CHANNELS + at);
+            const bf16* here = image + (long)first * CHANNELS + at;
+            if (at % (HALF * CHANNELS) == 0)
+                products.template multiply<false>(here, CHANNELS, HALF, CHANNELS, first_weight, CHANNELS / TILE, wide,
+                                                  CHANNELS);
+            if (at % CHANNELS == 0) fetch(here + BLOCK * CHANNELS);
             __m512 value[4];
             for (int i = 0; i < 4; ++i)
-                value[i] = _mm512_add_ps(_mm512_load_ps(wide + at + 16 * i), _mm512_loadu_ps(first_bias + 16 * i));
+                value[i] = _mm512_add_ps(_mm512_load_ps(wide + at % (HALF * CHANNELS) + 16 * i), _mm512_loadu_ps(first_bias + 16 * i));
             normalise<MIDDLE>(value, MIDDLE_EPSILON);
             for (int i = 0; i < 4; ++i) {
                 const __m512 normed = _mm512_fmadd_ps(value[i], _mm512_loadu_ps(norm_weight + 16 * i),
