@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import io
 import json
 import logging
-import resource
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -149,26 +150,32 @@ async def interactive_under_bulk(encoder: ImageEncoder, checkpoint: Checkpoint, 
     return among_others / alone
 
 
+def peak_memory(work: Callable[[], object]) -> float:
+    """Return how far beyond what it held before this process's memory grew meanwhile, in MiB."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: see proc(5)
+    before = _memory("VmRSS")
+    work()
+    return _memory("VmHWM") - before
+
+
+def _memory(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
 def memory_beyond_weights(checkpoint: Checkpoint, model: str, picture: npt.NDArray[np.uint8]) -> dict[str, float]:
-    """Return how much the peak of this process's memory grows by embedding, in MiB, for ours and for upstream's.
+    """Return how much memory one picture takes beside the weights, in MiB, in our encoder and in upstream's.
 
-    Ours first: a peak is never taken back.
+    The first picture of a process, since later ones find there what it left.
     """
-
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-    ours = ImageEncoder(network(checkpoint, model), device="cpu", precision="bfloat16")
-    before = peak()
-    ours.embed([picture])
-    grown = {"ours": peak() - before}
+    ours = ImageEncoder(network(checkpoint, model), device="cpu")
+    found = {"ours": peak_memory(partial(ours.embed, [picture]))}
     del ours
     vit = network(checkpoint, model)
-    before = peak()
     frame = torch.zeros(1, 3, 1024, 1024)
     with torch.inference_mode():
-        vit(frame)
-    return {**grown, "upstream": peak() - before}
+        return {**found, "upstream": peak_memory(partial(vit, frame))}
 
 
 def measure(model: str, pairs: int) -> dict[str, float | None]:
