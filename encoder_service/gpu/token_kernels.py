@@ -26,7 +26,7 @@ def patches_kernel(
     height, width = tl.load(places + 3 * picture + 1), tl.load(places + 3 * picture + 2)
     place = tl.arange(0, WIDTH)
     colour = place % 3
-    known = (row < height) & (place < width * 3)
+    known = place < tl.where(row < height, width * 3, 0)
     value = tl.load(pixels + begin + row * width * 3 + place, mask=known, other=0).to(tl.float32)
     # Source: `segment_anything/build_sam.py`, `pixel_mean` and `pixel_std`.
     mean = tl.where(colour == 0, 123.675, tl.where(colour == 1, 116.28, 103.53))

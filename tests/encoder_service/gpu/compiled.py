@@ -99,11 +99,13 @@ def described(binary: Path) -> dict[str, Any]:
     found = re.search(r"REG:(\d+) STACK:(\d+)", used)
     assert found is not None
     code = binary.with_suffix(".ptx").read_text()
+    metadata = json.loads(binary.with_suffix(".json").read_text())
     return {
         "name": binary.stem,
         "registers": int(found[1]),
         "stack": int(found[2]),
-        "shared": json.loads(binary.with_suffix(".json").read_text())["shared"],
+        "warps": metadata["num_warps"],
+        "shared": metadata["shared"],
         "hopper products": code.count("wgmma.mma_async"),
         "other products": code.count("mma.sync"),
         "wide copies": code.count("cp.async.cg.shared.global"),

