@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 Picture = npt.NDArray[np.uint8]
 
 
-def vit(side: int, window: int, *, channels: int = 160, heads: int = 2) -> Any:
+def vit(side: int, window: int, *, channels: int, heads: int) -> Any:
     """Return upstream's network with a block of windows and one without, for pictures of `side` tokens."""
     network = upstream_modeling().ImageEncoderViT(
         depth=2,
@@ -70,8 +70,8 @@ def distance(found: Any, expected: Any) -> float:
 
 
 def embedding(side: int, window: int, dtype: torch.dtype, *shapes: tuple[int, int], exact_gelu: bool = False) -> float:
-    """Embed pictures by a network whose heads have 64 + 16 channels and of whose windows all but one reach beyond."""
-    network = vit(side, window)
+    """Embed pictures by a network with heads of 64 + 16 channels, of whose windows all but one reach beyond."""
+    network = vit(side, window, channels=80, heads=1)
     passes = GpuPasses(lambda most: GpuImageEncoder(network, CPU, dtype, most, exact_gelu=exact_gelu), (1, 2))
     images = pictures(*shapes)
     return distance(passes.start(images)(), exact(network, images))
@@ -144,7 +144,7 @@ def flaws() -> str:
 
 def choice(factor: float) -> str | None:
     """Choose an engine for a network whose queries and keys are multiplied, and return the number format."""
-    network = vit(4, 3, channels=32)
+    network = vit(4, 3, channels=32, heads=2)
     for block in network.blocks:
         block.attn.qkv.weight.data *= factor
     chosen = choose_gpu_encoder(network, "auto", "auto", CPU, (1, 2), lambda image: exact(network, [image]))
