@@ -73,7 +73,11 @@ def choose_gpu_encoder(
         log.warning("the fused engine cannot run on this GPU, so the plain one does", exc_info=error)
         return None
     if engine == "auto":
-        error_found = _distance(embedding, exact(picture))
+        try:
+            error_found = _distance(embedding, exact(picture))
+        except torch.OutOfMemoryError:
+            log.warning("no memory on the GPU to compare the fused engine with the plain one; the fused one computes")
+            return GpuChoice(passes, dtype)
         # Not "greater": NaN would pass.
         if not error_found <= MAX_RELATIVE_ERROR:
             log.warning(

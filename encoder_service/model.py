@@ -139,8 +139,9 @@ class ImageEncoder:
         return partial(self._computed, images)
 
     def _exact(self, network: nn.Module, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        network = network.to(self.device)
         with torch.inference_mode():
-            embedding: npt.NDArray[np.float32] = network.to(self.device)(self._input_frames([image])).cpu().numpy()
+            embedding: npt.NDArray[np.float32] = network(self._input_frames([image])).cpu().numpy()
         return embedding
 
     def _computed(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
