@@ -10,6 +10,7 @@ using namespace samovar;
 constexpr int SIDE = 256;
 constexpr int LANES = 16;
 constexpr int GROUPS_AT_MOST = 4096;
+constexpr int ROWS_AT_ONCE = 4;
 
 struct Rectangle {
     int rows, columns;
@@ -19,7 +20,7 @@ struct Rectangle {
     const float* column_weights;
 };
 
-// Makes one line of the rectangle, as wide as the inputs; returns which of each 16 inputs exceed `low`.
+// Makes one line of the rectangle, as wide as the inputs; adds to `hot` which of each 16 inputs exceed `low`.
 inline void make_line(const float* logits, const Rectangle& to, int row, float low, float* line, uint16_t* hot) {
     const int first = to.row_first[row];
     const float* from = logits + first * SIDE;
@@ -36,7 +37,64 @@ inline void make_line(const float* logits, const Rectangle& to, int row, float l
         sum = _mm512_fmadd_ps(w1, _mm512_loadu_ps(second + i), sum);
         sum = _mm512_fmadd_ps(w2, _mm512_loadu_ps(third + i), sum);
         _mm512_store_ps(line + i, sum);
-        hot[i / LANES] = _mm512_cmp_ps_mask(sum, floor, _CMP_GT_OQ);
+        hot[i / LANES] |= _mm512_cmp_ps_mask(sum, floor, _CMP_GT_OQ);
+    }
+}
+
+// Where the mask lies, and how many pixels exceed the other two thresholds.
+struct Seen {
+    uint16_t columns[GROUPS_AT_MOST] = {};
+    int top, bottom = -1;
+    long inner = 0, outer = 0;
+};
+
+// Scales and compares ROWS rows from `first` on: what belongs to a column is loaded once for all of them.
+template <bool COUNTING, int ROWS>
+void scale_rows(const float* logits, float threshold, float high, float low, const Rectangle& to, int first,
+                uint8_t* mask, Seen& seen) {
+    alignas(64) float lines[ROWS][SIDE + 2 * LANES] = {};
+    uint16_t hot[SIDE / LANES + 2] = {};
+    for (int i = 0; i < ROWS; ++i) make_line(logits, to, first + i, low, lines[i], hot);
+    const __m512i one = _mm512_set1_epi32(1);
+    unsigned any[ROWS] = {};
+    for (int column = 0, group = 0; column < to.columns; column += LANES, ++group) {
+        const int count = std::min(LANES, to.columns - column);
+        const __mmask16 those = (__mmask16)((1u << count) - 1);
+        uint8_t* out = mask + (long)first * to.columns + column;
+        const int base = to.column_first[column];
+        // A mean exceeds nothing that none of its inputs does: 18 of them from `base` on.
+        const int word = base / LANES, bit = base % LANES;
+        const uint64_t near = hot[word] | (uint64_t)hot[word + 1] << 16 | (uint64_t)hot[word + 2] << 32;
+        if (!((near >> bit) & 0x3ffff)) {
+            for (int i = 0; i < ROWS; ++i) _mm_mask_storeu_epi8(out + (long)i * to.columns, those, _mm_setzero_si128());
+            continue;
+        }
+        const __m512i places =
+            _mm512_sub_epi32(_mm512_maskz_loadu_epi32(those, to.column_first + column), _mm512_set1_epi32(base));
+        const __m512i next = _mm512_add_epi32(places, one), last = _mm512_add_epi32(next, one);
+        const float* weights = to.column_weights + column;
+        const __m512 w0 = _mm512_maskz_loadu_ps(those, weights);
+        const __m512 w1 = _mm512_maskz_loadu_ps(those, weights + to.columns);
+        const __m512 w2 = _mm512_maskz_loadu_ps(those, weights + 2 * to.columns);
+        for (int i = 0; i < ROWS; ++i) {
+            const __m512 inputs = _mm512_loadu_ps(lines[i] + base), later = _mm512_loadu_ps(lines[i] + base + LANES);
+            __m512 sum = _mm512_mul_ps(w0, _mm512_permutexvar_ps(places, inputs));
+            sum = _mm512_fmadd_ps(w1, _mm512_permutex2var_ps(inputs, next, later), sum);
+            sum = _mm512_fmadd_ps(w2, _mm512_permutex2var_ps(inputs, last, later), sum);
+            const __mmask16 above = _mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(threshold), _CMP_GT_OQ);
+            _mm_mask_storeu_epi8(out + (long)i * to.columns, those, _mm_maskz_set1_epi8(above, 1));
+            any[i] |= above;
+            seen.columns[group] |= above;
+            if (COUNTING) {
+                seen.inner += __builtin_popcount(_mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(high), _CMP_GT_OQ));
+                seen.outer += __builtin_popcount(_mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(low), _CMP_GT_OQ));
+            }
+        }
+    }
+    for (int i = 0; i < ROWS; ++i) {
+        if (!any[i]) continue;
+        seen.top = std::min(seen.top, first + i);
+        seen.bottom = first + i;
     }
 }
 
@@ -44,59 +102,20 @@ inline void make_line(const float* logits, const Rectangle& to, int row, float l
 template <bool COUNTING>
 void scale(const float* logits, float threshold, float high, float low, const Rectangle& to, uint8_t* mask, int* bounds,
            long* counts) {
-    alignas(64) float line[SIDE + 2 * LANES] = {};
-    uint16_t hot[SIDE / LANES + 2] = {};
-    uint16_t seen[GROUPS_AT_MOST] = {};
-    int top = to.rows, bottom = -1;
-    long inner = 0, outer = 0;
-    const __m512i one = _mm512_set1_epi32(1);
-    for (int row = 0; row < to.rows; ++row) {
-        make_line(logits, to, row, low, line, hot);
-        uint8_t* out = mask + (long)row * to.columns;
-        unsigned any = 0;
-        for (int column = 0, group = 0; column < to.columns; column += LANES, ++group) {
-            const int count = std::min(LANES, to.columns - column);
-            const __mmask16 those = (__mmask16)((1u << count) - 1);
-            const int base = to.column_first[column];
-            // A mean exceeds nothing that none of its inputs does: 18 of them from `base` on.
-            const int word = base / LANES, bit = base % LANES;
-            const uint64_t near = hot[word] | (uint64_t)hot[word + 1] << 16 | (uint64_t)hot[word + 2] << 32;
-            if (!((near >> bit) & 0x3ffff)) {
-                _mm_mask_storeu_epi8(out + column, those, _mm_setzero_si128());
-                continue;
-            }
-            const __m512i places =
-                _mm512_sub_epi32(_mm512_maskz_loadu_epi32(those, to.column_first + column), _mm512_set1_epi32(base));
-            const __m512 inputs = _mm512_loadu_ps(line + base), later = _mm512_loadu_ps(line + base + LANES);
-            const __m512i next = _mm512_add_epi32(places, one);
-            const float* weights = to.column_weights + column;
-            __m512 sum = _mm512_mul_ps(_mm512_maskz_loadu_ps(those, weights), _mm512_permutexvar_ps(places, inputs));
-            sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(those, weights + to.columns),
-                                  _mm512_permutex2var_ps(inputs, next, later), sum);
-            sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(those, weights + 2 * to.columns),
-                                  _mm512_permutex2var_ps(inputs, _mm512_add_epi32(next, one), later), sum);
-            const __mmask16 above = _mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(threshold), _CMP_GT_OQ);
-            _mm_mask_storeu_epi8(out + column, those, _mm_maskz_set1_epi8(above, 1));
-            any |= above;
-            seen[group] |= above;
-            if (COUNTING) {
-                inner += __builtin_popcount(_mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(high), _CMP_GT_OQ));
-                outer += __builtin_popcount(_mm512_mask_cmp_ps_mask(those, sum, _mm512_set1_ps(low), _CMP_GT_OQ));
-            }
-        }
-        if (any) {
-            top = std::min(top, row);
-            bottom = row;
-        }
-    }
+    Seen seen;
+    seen.top = to.rows;
+    int row = 0;
+    for (; row + ROWS_AT_ONCE <= to.rows; row += ROWS_AT_ONCE)
+        scale_rows<COUNTING, ROWS_AT_ONCE>(logits, threshold, high, low, to, row, mask, seen);
+    for (; row < to.rows; ++row) scale_rows<COUNTING, 1>(logits, threshold, high, low, to, row, mask, seen);
     int left = to.columns, right = -1;
     for (int group = 0; group * LANES < to.columns; ++group) {
-        if (!seen[group]) continue;
-        left = std::min(left, group * LANES + __builtin_ctz(seen[group]));
-        right = group * LANES + 31 - __builtin_clz(seen[group]);
+        if (!seen.columns[group]) continue;
+        left = std::min(left, group * LANES + __builtin_ctz(seen.columns[group]));
+        right = group * LANES + 31 - __builtin_clz(seen.columns[group]);
     }
-    bounds[0] = top, bounds[1] = bottom + 1, bounds[2] = left, bounds[3] = right + 1;
-    if (COUNTING) counts[0] = inner, counts[1] = outer;
+    bounds[0] = seen.top, bounds[1] = seen.bottom + 1, bounds[2] = left, bounds[3] = right + 1;
+    if (COUNTING) counts[0] = seen.inner, counts[1] = seen.outer;
 }
 
 }  // namespace
