@@ -37,11 +37,11 @@ def _figure(default: float, meaning: str) -> Any:
 class Figures:
     """What the sizes follow from."""
 
-    decode_s: float = _figure(0.0307, "how long a click keeps a core of a decoder, in seconds")
+    decode_s: float = _figure(0.0224, "how long a click keeps a core of a decoder, in seconds")
     load_s: float = _figure(0.013, "how long reading and preparing an embedding does so, in seconds")
     decoder_cores: int = _figure(2, "the cores of one decoder")
     decoder_keeps: int = _figure(256, "the pictures that one decoder keeps: decoder_cache_bytes / 2 MiB")
-    gateway_s: float = _figure(0.0076, "how long a click keeps a core of a gateway, in seconds")
+    gateway_s: float = _figure(0.0070, "how long a click keeps a core of a gateway, in seconds")
     encode_s: float = _figure(2.9, "how long an encoder on two cores takes for a picture, in seconds")
     gpu_first_s: float = _figure(0.014, "how long an encoder on a GPU takes for a picture alone, in seconds")
     gpu_next_s: float = _figure(0.0107, "how much longer each further picture of a batch makes it, in seconds")

@@ -99,7 +99,7 @@ def test_the_arithmetic_of_sizes() -> None:
     small, large = fleet.size(figures, 50_000), fleet.size(figures, 100_000)
     for name in ("decoders", "gateways", "encoders", "redis_tib", "new_per_s"):
         assert getattr(large, name) == pytest.approx(2 * getattr(small, name), rel=0.02)
-    assert large.decoders == math.ceil(100_000 * 0.0307 / 2 / 0.6)
+    assert large.decoders == math.ceil(100_000 * 0.0224 / 2 / 0.6)
     assert large.redis_tib == pytest.approx(100_000 / 63 * 3600 * 2_976_039 / 2**40)
 
 

@@ -87,10 +87,10 @@ def test_what_the_pages_name_is_the_codes() -> None:
 def test_the_figures_follow_from_those_that_were_measured() -> None:
     """The model's defaults are what the page derives them from."""
     figures = Figures()
-    assert figures.decode_s == pytest.approx(2 / 65.1, rel=0.01)
-    assert figures.gateway_s == pytest.approx(2 / 52.2 - 2 / 65.1, rel=0.02)
+    assert figures.decode_s == pytest.approx(2 / 89.2, rel=0.01)
+    assert figures.gateway_s == pytest.approx(2 / 68.0 - 2 / 89.2, rel=0.02)
     assert figures.encode_s == pytest.approx((5.6 + 6.1) / 2 / 2, rel=0.02)
     assert figures.gpu_first_s + 7 * figures.gpu_next_s == pytest.approx(8 / 90, rel=0.01)
     performance = (DOCS / "performance.md").read_text()
-    assert "65.1 clicks/s" in performance
-    assert "52.2;" in performance
+    assert "89.2 clicks/s" in performance
+    assert "68.0;" in performance
