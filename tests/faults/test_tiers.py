@@ -135,7 +135,8 @@ def _calls(replica: Replica, tier: list[Replica]) -> tuple[int, int]:
 
 async def _heed_readiness(http: HttpClient, urls: list[str]) -> None:
     """Send requests to the gateways that are ready alone, as a load balancer does."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session:
+    # Two probes and the pause between them take less time than a gateway gives notice.
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as session:
 
         async def status(url: str) -> int:
             try:
