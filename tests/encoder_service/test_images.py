@@ -104,10 +104,10 @@ def test_too_many_bytes_are_refused_unread() -> None:
 )
 def test_a_bomb_is_refused_by_its_header(data: bytes) -> None:
     """A small file that claims a huge picture is refused before its pixels are allocated."""
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises((ImageTooLarge, ImageUndecodable)):
         decode_image(data, LIMITS)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_the_pixel_cap_is_exact() -> None:

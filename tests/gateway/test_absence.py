@@ -19,7 +19,8 @@ from tests.conftest import free_port
 from tests.sam.test_rpc import EchoDecoder, serving
 
 _BASIC = embedding_pb2.EMBEDDING_VIEW_BASIC
-_SOON_S = 1.0
+_AT_ONCE_S = GRACE_S
+"""What has not waited for the service has failed before this, even on a machine that stalls now and then."""
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -71,11 +72,11 @@ def test_a_service_that_stays_away_is_waited_for_once() -> None:
         client = DecoderClient(f"127.0.0.1:{port}")
         error, seconds = await _refused(client)
         assert isinstance(error, DecoderUnavailable)
-        assert seconds < GRACE_S + _SOON_S
+        assert seconds < GRACE_S + _AT_ONCE_S
         for _ in range(3):
             error, seconds = await _refused(client)
             assert isinstance(error, DecoderUnavailable)
-            assert seconds < _SOON_S
+            assert seconds < _AT_ONCE_S
         async with serving(EchoDecoder(), port=port):
             while True:
                 try:
@@ -99,7 +100,7 @@ def test_waiting_ends_with_the_requests_own_deadline() -> None:
         client = DecoderClient(f"127.0.0.1:{free_port()}")
         error, seconds = await _refused(client, seconds=0.5)
         assert isinstance(error, DecoderUnavailable | DeadlineExceeded)
-        assert seconds < 0.5 + _SOON_S
+        assert seconds < GRACE_S
         await client.close()
 
     run(test)
