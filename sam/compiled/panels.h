@@ -54,19 +54,8 @@ struct PanelProducts<AMX> {
 
     template <bool ADD>
     static void both(const bf16* a, long steps, const bf16* left, float* out, int stride) {
-        const int bytes = 4 * stride;
         const bf16* right = left + steps * TILE_SIZE;
-        if (ADD) {
-            _tile_loadd(0, out, bytes);
-            _tile_loadd(1, out + TILE, bytes);
-            _tile_loadd(2, out + 16 * stride, bytes);
-            _tile_loadd(3, out + 16 * stride + TILE, bytes);
-        } else {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-        }
+        begin_sums<ADD, true>(out, stride);
         for (long step = 0; step < steps; ++step, a += PANEL_STEP, left += TILE_SIZE, right += TILE_SIZE) {
             // After the last step of these two columns of tiles comes the first of the next two.
             const long turn = step + EARLY < steps ? 0 : steps * TILE_SIZE;
@@ -83,22 +72,12 @@ struct PanelProducts<AMX> {
             fetch(left + EARLY * TILE_SIZE + turn, 16);
             fetch(right + EARLY * TILE_SIZE + turn, 16);
         }
-        _tile_stored(0, out, bytes);
-        _tile_stored(1, out + TILE, bytes);
-        _tile_stored(2, out + 16 * stride, bytes);
-        _tile_stored(3, out + 16 * stride + TILE, bytes);
+        end_sums<true>(out, stride);
     }
 
     template <bool ADD>
     static void one(const bf16* a, long steps, const bf16* b, float* out, int stride) {
-        const int bytes = 4 * stride;
-        if (ADD) {
-            _tile_loadd(0, out, bytes);
-            _tile_loadd(2, out + 16 * stride, bytes);
-        } else {
-            _tile_zero(0);
-            _tile_zero(2);
-        }
+        begin_sums<ADD, false>(out, stride);
         for (long step = 0; step < steps; ++step, a += PANEL_STEP, b += TILE_SIZE) {
             _tile_loadd(4, a, 64);
             _tile_loadd(5, a + TILE_SIZE, 64);
@@ -108,8 +87,7 @@ struct PanelProducts<AMX> {
             _tile_dpbf16ps(2, 5, 6);
             fetch(b + EARLY * TILE_SIZE, 16);
         }
-        _tile_stored(0, out, bytes);
-        _tile_stored(2, out + 16 * stride, bytes);
+        end_sums<false>(out, stride);
     }
 };
 

@@ -71,6 +71,32 @@ struct alignas(64) Configuration {
 };
 constexpr Configuration CONFIGURATION;
 
+// The sums of 32 rows and one or two columns of tiles, in tiles 0 to 3: 0 and 2 the first column, 1 and 3 the second.
+template <bool ADD, bool BOTH>
+inline void begin_sums(const float* out, int stride) {
+    const int bytes = 4 * stride;
+    if (ADD) {
+        _tile_loadd(0, out, bytes);
+        if (BOTH) _tile_loadd(1, out + TILE, bytes);
+        _tile_loadd(2, out + 16 * stride, bytes);
+        if (BOTH) _tile_loadd(3, out + 16 * stride + TILE, bytes);
+    } else {
+        _tile_zero(0);
+        if (BOTH) _tile_zero(1);
+        _tile_zero(2);
+        if (BOTH) _tile_zero(3);
+    }
+}
+
+template <bool BOTH>
+inline void end_sums(float* out, int stride) {
+    const int bytes = 4 * stride;
+    _tile_stored(0, out, bytes);
+    if (BOTH) _tile_stored(1, out + TILE, bytes);
+    _tile_stored(2, out + 16 * stride, bytes);
+    if (BOTH) _tile_stored(3, out + 16 * stride + TILE, bytes);
+}
+
 template <>
 struct Products<AMX> {
     Products() { _tile_loadconfig(&CONFIGURATION); }
@@ -78,23 +104,13 @@ struct Products<AMX> {
 
     template <bool ADD>
     void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
-        const int steps = k / DEPTH, bytes_a = 2 * stride_a, bytes = 4 * stride;
+        const int steps = k / DEPTH, bytes_a = 2 * stride_a;
         int tile = 0;
         settle_memory();
         for (; tile + 1 < tiles; tile += 2)
             for (int row = 0; row < rows; row += 32) {
                 float* to = out + row * stride + tile * TILE;
-                if (ADD) {
-                    _tile_loadd(0, to, bytes);
-                    _tile_loadd(1, to + TILE, bytes);
-                    _tile_loadd(2, to + 16 * stride, bytes);
-                    _tile_loadd(3, to + 16 * stride + TILE, bytes);
-                } else {
-                    _tile_zero(0);
-                    _tile_zero(1);
-                    _tile_zero(2);
-                    _tile_zero(3);
-                }
+                begin_sums<ADD, true>(to, stride);
                 for (int step = 0; step < steps; ++step) {
                     _tile_loadd(4, a + row * stride_a + step * DEPTH, bytes_a);
                     _tile_loadd(5, a + (row + 16) * stride_a + step * DEPTH, bytes_a);
@@ -105,20 +121,11 @@ struct Products<AMX> {
                     _tile_dpbf16ps(2, 5, 6);
                     _tile_dpbf16ps(3, 5, 7);
                 }
-                _tile_stored(0, to, bytes);
-                _tile_stored(1, to + TILE, bytes);
-                _tile_stored(2, to + 16 * stride, bytes);
-                _tile_stored(3, to + 16 * stride + TILE, bytes);
+                end_sums<true>(to, stride);
             }
         for (int row = 0; tile < tiles && row < rows; row += 32) {
             float* to = out + row * stride + tile * TILE;
-            if (ADD) {
-                _tile_loadd(0, to, bytes);
-                _tile_loadd(2, to + 16 * stride, bytes);
-            } else {
-                _tile_zero(0);
-                _tile_zero(2);
-            }
+            begin_sums<ADD, false>(to, stride);
             for (int step = 0; step < steps; ++step) {
                 _tile_loadd(4, a + row * stride_a + step * DEPTH, bytes_a);
                 _tile_loadd(5, a + (row + 16) * stride_a + step * DEPTH, bytes_a);
@@ -126,8 +133,7 @@ struct Products<AMX> {
                 _tile_dpbf16ps(0, 4, 6);
                 _tile_dpbf16ps(2, 5, 6);
             }
-            _tile_stored(0, to, bytes);
-            _tile_stored(2, to + 16 * stride, bytes);
+            end_sums<false>(to, stride);
         }
         settle_memory();
     }
