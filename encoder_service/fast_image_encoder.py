@@ -59,7 +59,7 @@ class FastImageEncoder(nn.Module):
         # Not the network itself, so that the weights that were converted can go.
         self._patch_embed, self._pos_embed, self._neck = vit.patch_embed, vit.pos_embed, vit.neck
         self._blocks = [
-            _Block(block, dtype, attention_of(block) if attention_of else _TorchAttention(block, dtype))
+            _Block(block, dtype, attention_of(block) if attention_of else TorchAttention(block, dtype))
             for block in vit.blocks
         ]
 
@@ -104,7 +104,7 @@ class _Block:
             some += self._mlp_out(self._mlp_in(self._norm2(some).to(self._dtype)))
 
 
-class _TorchAttention:
+class TorchAttention:
     """The attention of one block."""
 
     def __init__(self, block: Any, dtype: torch.dtype) -> None:

@@ -8,8 +8,8 @@ from functools import cache, partial
 import pytest
 import torch
 
-from encoder_service.fast_image_encoder import FastImageEncoder
-from encoder_service.fused.attention import ExactAttention
+from encoder_service.fast_image_encoder import FastImageEncoder, TorchAttention
+from encoder_service.fused.attention import CompiledAttention, ExactAttention
 from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
 from encoder_service.fused.library import SOURCES
 from encoder_service.model import ImageEncoder
@@ -124,6 +124,29 @@ def test_scores_that_grow_are_scaled_anew() -> None:
         expected = FastImageEncoder(vit, torch.float32)(frame(272))
     # Such weights do not bear bfloat16 well: no worse than torch's.
     assert (found - expected).norm() <= 1.2 * (half - expected).norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_that_outgrow_float32_are_scaled_anew(dtype: torch.dtype) -> None:
+    """Keys that come late and weigh 2^144, then 2^288 times the first ones are all that counts, as in a softmax."""
+    exact = dtype == torch.float32
+    library = compiled(exact=exact)
+    block = network("tiny").blocks[1]  # attends over the whole picture, with two heads of 16 channels
+    qkv = torch.randn(16 * 24, 3, 32, generator=torch.Generator().manual_seed(0))
+    qkv[:, 0] = 4  # a query's product with a key of ones is 64, a quarter of which is its score
+    qkv[:, 1] = 0.01 * qkv[:, 1]
+    qkv[130, 1] += 6.25
+    qkv[300, 1] += 12.5
+    qkv = qkv.flatten(1).to(dtype)
+    attended = torch.empty(16 * 24, 32, dtype=dtype)
+    with torch.inference_mode():
+        for piece in CompiledAttention(library, block, dtype).pieces(qkv, attended, 16, 24):
+            piece()
+        expected = TorchAttention(block, torch.float32)(qkv.float().view(16, 24, 96)).view(-1, 32)
+    found = attended if exact else attended.view(-1, 2 * 16, 32)  # one step of channels: panels are plain rows
+    torch.testing.assert_close(
+        found.reshape(-1, 32).float(), expected, rtol=1e-4 if exact else 0.02, atol=1e-4 if exact else 0.02
+    )
 
 
 def test_the_engine_is_chosen() -> None:
