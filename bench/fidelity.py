@@ -120,13 +120,13 @@ def measure(model: str, weights: str | None, folder: Path | None, count: int) ->
     }
 
 
-def decoder(model: str, weights: str | None) -> MaskPredictor:
-    """Return the model's decoder in float32."""
+def decoder(model: str, weights: str | None, engine: Any = "fast", precision: Any = "float32") -> MaskPredictor:
+    """Return a model's decoder."""
     checkpoint = find_checkpoint(ModelSettings(model=model, checkpoint=weights))
     prompt_encoder, mask_decoder = build_prompt_encoder(), build_mask_decoder()
     checkpoint.load_into(prompt_encoder, "prompt_encoder")
     checkpoint.load_into(mask_decoder, "mask_decoder")
-    return MaskPredictor(prompt_encoder, mask_decoder, engine="fast", precision="float32")
+    return MaskPredictor(prompt_encoder, mask_decoder, engine=engine, precision=precision)
 
 
 def main() -> None:
