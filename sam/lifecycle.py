@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import structlog
-import uvloop
 
 from sam.tracing import stop_tracing
 
@@ -33,6 +32,9 @@ def run_until_signalled(services: Callable[[], AbstractAsyncContextManager[None]
     A signal that comes while it is still being entered gives that up. A second signal ends the process at once. An
     exception from entering it is raised here.
     """
+    # Of services alone: commands that import this room for something else run where there is no uvloop.
+    import uvloop
+
     try:
         # The event loop itself was a fifth of what a click costs beside its mask: uvloop's takes half of that.
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
