@@ -2,7 +2,8 @@
 
 Needs torch with its Triton, numpy, pillow, grpcio and protobuf, and nothing else of what Samovar needs; weights are
 random and seeded. Each stage is a process of its own with a time limit: what fails or hangs costs its own rows only,
-and every row is printed as soon as it is known. `bench/gpu_stages.py` says how things are measured.
+and every row is printed as soon as it is known. `bench/gpu_stages.py` says what is measured,
+`bench/gpu_measuring.py` how.
 
 With `--device cpu` a tiny network goes the same way through Triton's interpreter: that tries out this program, and no
 figure of it means anything. Where the variable `OUT` names a folder, `gpu.json` is written there after each stage.
