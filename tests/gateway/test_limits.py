@@ -22,7 +22,7 @@ POINT = {"point_coords": [[20, 10]]}
 @pytest.fixture(scope="module")
 def tight() -> Iterator[Stack]:
     """A gateway with small bounds."""
-    with running_stack(body_max_bytes=LIMIT, body_timeout_s=0.5) as stack:
+    with running_stack(body_max_bytes=LIMIT, body_timeout_s=2) as stack:
         yield stack
 
 

@@ -214,7 +214,7 @@ def test_an_image_id_that_could_not_be_moved_is_bound_to_nothing(own_redis: Redi
     """What an image_id was bound to before a failed move does not come back with Redis: it would be another picture."""
 
     async def test() -> None:
-        store = EmbeddingStore(RedisBackend(own_redis.url, timeout_s=0.3), MODEL, ttl_s=60)
+        store = EmbeddingStore(RedisBackend(own_redis.url, timeout_s=1), MODEL, ttl_s=60)
         for image_id in ("moved", "kept"):
             await store.store_alias("t", image_id, ALIAS)
         os.kill(own_redis.process.pid, signal.SIGSTOP)

@@ -109,7 +109,7 @@ def test_a_forgotten_picture_is_sent_again(client: Client, stack: Stack) -> None
     stack.store.reachable = False
     assert len(client.segment_everything(picture(60, 90), points_per_side=2)) == 4
     with pytest.raises(StoreUnavailable):
-        client.segment_everything(picture(60, 90), points_per_side=2, crop_n_layers=1, timeout_s=1)
+        client.segment_everything(picture(60, 90), points_per_side=2, crop_n_layers=1, timeout_s=3)
 
 
 def test_the_picture_asked_for_is_segmented(client: Client) -> None:
@@ -128,10 +128,10 @@ def test_a_failure_amid_the_work_is_raised(
     """What the decoder fails with after it has begun is its own error, whether progress was asked for or not."""
     stack.decoder.error_amid = Overloaded("Too much at once.", retry_after_s=30)
     with pytest.raises(Overloaded, match="Too much"):
-        client.segment_everything(picture(), points_per_side=2, on_progress=told, timeout_s=1)
+        client.segment_everything(picture(), points_per_side=2, on_progress=told, timeout_s=20)
     stack.decoder.error_amid = DecoderUnavailable("It stops.", retry_after_s=30)
     with pytest.raises(DecoderUnavailable):
-        client.segment_everything(picture(), points_per_side=2, on_progress=told, timeout_s=1)
+        client.segment_everything(picture(), points_per_side=2, on_progress=told, timeout_s=20)
 
 
 def test_an_exception_of_the_callback_stops_the_work(client: Client, stack: Stack) -> None:
