@@ -50,8 +50,11 @@ def progress_line(progress: pb.SegmentEverythingProgress) -> bytes:
 
 
 def error_line(error: SamovarError, request_id: str) -> bytes:
-    """Render why there will be no result."""
-    return _dumps({"error": error_body(error, request_id)}) + b"\n"
+    """Render why there will be no result; `retry_after_s` stands for the header that has long been sent."""
+    body = error_body(error, request_id)
+    if error.retry_after_s is not None:
+        body["retry_after_s"] = error.retry_after_s
+    return _dumps({"error": body}) + b"\n"
 
 
 def _result(result: pb.SegmentEverythingResult, outcome: Outcome, elapsed_s: float) -> dict[str, Any]:

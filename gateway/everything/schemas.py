@@ -70,7 +70,7 @@ class SegmentEverythingBody(ImageBody):
     stream: bool = Field(
         default=False,
         description="true: `application/x-ndjson`, a line of `progress` after every few points, and in the end the "
-        "line of the `result`, or of the `error`.",
+        "line of the `result`, or of the `error`, whose `retry_after_s` stands for the header `Retry-After`.",
     )
 
     @model_validator(mode="after")

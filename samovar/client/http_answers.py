@@ -135,7 +135,7 @@ def everything_of(answer: HttpAnswer, source: Source) -> Everything:
         *_, last = answer.content.rstrip(b"\n").split(b"\n")
         line = json_of(replace(answer, content=last))
         if "error" in line:
-            raise error_of(HttpAnswer(InternalError.http_status, {}, json.dumps(line["error"]).encode()))
+            raise _streamed_error(line["error"])
         body = line.get("result")
     else:
         body = json_of(answer)
@@ -146,6 +146,12 @@ def everything_of(answer: HttpAnswer, source: Source) -> Everything:
     except (KeyError, TypeError, ValueError):
         raise unreadable(answer) from None
     return Everything(picture_of(body, source), masks, request_id=answer.headers.get("x-request-id", ""))
+
+
+def _streamed_error(body: Any) -> Exception:
+    """Return the error in the last line of a stream, which says in its body what a header would."""
+    headers = {"retry-after": str(body["retry_after_s"])} if isinstance(body, dict) and "retry_after_s" in body else {}
+    return error_of(HttpAnswer(InternalError.http_status, headers, json.dumps(body).encode()))
 
 
 def _timings(header: str) -> dict[str, float]:

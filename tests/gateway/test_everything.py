@@ -117,12 +117,13 @@ def test_what_fails_before_the_stream_is_told_by_the_status(stack: Stack) -> Non
 
 def test_what_fails_amid_the_stream_is_its_last_line(stack: Stack) -> None:
     """A failure after the first line becomes a line, since the status has been sent."""
-    stack.decoder.error_amid = Overloaded("Too much at once.")
+    stack.decoder.error_amid = Overloaded("Too much at once.", retry_after_s=2.5)
     lines = [json.loads(line) for line in stack.http.post(ROUTE, json=body(stream=True)).text.splitlines()]
     assert "progress" in lines[0]
-    assert lines[-1]["error"]["reason"] == "OVERLOADED"
+    assert (lines[-1]["error"]["reason"], lines[-1]["error"]["retry_after_s"]) == ("OVERLOADED", 2.5)
     answer = stack.http.post(ROUTE, json=body())
     assert (answer.status_code, answer.json()["reason"]) == (429, "OVERLOADED")
+    assert (answer.headers["retry-after"], "retry_after_s" in answer.json()) == ("3", False)
 
 
 @pytest.mark.parametrize("stream", [True, False])

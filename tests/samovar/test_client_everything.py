@@ -125,10 +125,11 @@ def test_the_picture_asked_for_is_segmented(client: Client) -> None:
 def test_a_failure_amid_the_work_is_raised(
     client: Client, stack: Stack, told: Callable[[Progress], None] | None
 ) -> None:
-    """What the decoder fails with after it has begun is its own error, whether progress was asked for or not."""
+    """What the decoder fails with after it has begun is its own error: at once, if waiting is of no use."""
     stack.decoder.error_amid = Overloaded("Too much at once.", retry_after_s=30)
-    with pytest.raises(Overloaded, match="Too much"):
+    with pytest.raises(Overloaded, match="Too much") as caught:
         client.segment_everything(picture(), points_per_side=2, on_progress=told, timeout_s=20)
+    assert caught.value.retry_after_s == 30
     stack.decoder.error_amid = DecoderUnavailable("It stops.", retry_after_s=30)
     with pytest.raises(DecoderUnavailable):
         client.segment_everything(picture(), points_per_side=2, on_progress=told, timeout_s=20)
