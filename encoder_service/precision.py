@@ -15,7 +15,7 @@ from encoder_service.fast_image_encoder import FastImageEncoder
 from encoder_service.fused.attention import ExactAttention
 from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
 from encoder_service.fused.library import SOURCES
-from sam.compiled.library import Library, LibraryMissing
+from sam.compiled.library import Isa, Library, LibraryMissing
 from sam.cpu import has_fast_bfloat16
 
 log = structlog.get_logger("encoder_service.precision")
@@ -62,14 +62,13 @@ def choose_cpu_encoder(vit: Any, engine: Engine, precision: Precision, threads: 
     """
     if precision == "bfloat16":
         return _in_bfloat16(vit, engine, threads)
-    exact = _in_float32(vit, engine, threads)
     if precision != "auto" or not has_fast_bfloat16():
-        return exact
+        return _in_float32(vit, engine, threads)
     short = _in_bfloat16(vit, engine, threads)
-    error = relative_error(short.network, exact.network)
+    error = relative_error(short.network, FastImageEncoder(vit, torch.float32))
     if error > MAX_RELATIVE_ERROR:
         log.warning("these weights do not bear bfloat16; using float32", relative_error=round(error, 4))
-        return exact
+        return _in_float32(vit, engine, threads)
     return short
 
 
@@ -81,6 +80,9 @@ def _in_bfloat16(vit: Any, engine: Engine, threads: int) -> CpuEncoder:
 
 def _in_float32(vit: Any, engine: Engine, threads: int) -> CpuEncoder:
     if library := _library_for(vit, engine, exact=True):
+        if library.isa is Isa.AMX:
+            return CpuEncoder(FusedImageEncoder(vit, library, threads, torch.float32), "fused", torch.float32)
+        # Three products in bfloat16 for one in float32 would not be faster here: torch's own it is.
         attention = partial(ExactAttention, library, ThreadPoolExecutor(threads, thread_name_prefix="encode"))
         return CpuEncoder(FastImageEncoder(vit, torch.float32, attention), "fused", torch.float32)
     return CpuEncoder(FastImageEncoder(vit, torch.float32), "fast", torch.float32)

@@ -1,7 +1,8 @@
 """SAM's image encoder for CPUs that multiply bfloat16, in compiled code.
 
 It computes what `encoder_service.fast_image_encoder` does, with the same numbers in bfloat16: what goes into products.
-The residual stream, norms, softmaxes and sums are float32. What is between two products stays in the cache: scores,
+The residual stream, norms, softmaxes and sums are float32. For an embedding in float32 what goes into the linear layers
+is split into two numbers in bfloat16, see layers.cpp. What is between two products stays in the cache: scores,
 hidden layers and norms are never written to memory whole. A few threads each take pieces of the work, see
 layers.cpp and attention.cpp: tokens for the linear layers, heads of the whole picture or windows for attention.
 """
@@ -40,18 +41,22 @@ def can_compute(vit: Any) -> bool:
 
 
 class FusedImageEncoder(nn.Module):
-    """Computes what an `ImageEncoderViT` on a CPU computes, in bfloat16. One thread at a time may call it.
+    """Computes what an `ImageEncoderViT` on a CPU computes. One thread at a time may call it.
 
     Args:
         vit: upstream's `ImageEncoderViT`, its weights loaded, float32.
         library: the compiled code.
         threads: how many threads compute.
+        dtype: bfloat16, or float32: linear layers to within 2^-15 of each product, attention exactly. That pays where
+            tiles are multiplied (AMX).
     """
 
-    def __init__(self, vit: Any, library: Library, threads: int) -> None:
+    def __init__(self, vit: Any, library: Library, threads: int, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
-        self._patches, self._pos_embed, self._neck = _Patches(vit.patch_embed.proj), vit.pos_embed, _Neck(vit.neck)
-        self._blocks = [_Block(block, library) for block in vit.blocks]
+        self._pos_embed = vit.pos_embed
+        self._patches, self._neck = _Patches(vit.patch_embed.proj, dtype), _Neck(vit.neck, dtype)
+        self._blocks = [_Block(block, library, dtype) for block in vit.blocks]
+        self._dtype = dtype
         self._room: _Room | None = None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
@@ -77,23 +82,23 @@ class FusedImageEncoder(nn.Module):
 
     def _room_for(self, tokens: torch.Tensor) -> _Room:
         if self._room is None or not self._room.is_for(tokens):
-            self._room = _Room.of(tokens)
+            self._room = _Room.of(tokens, self._dtype)
         return self._room
 
 
 class _Patches:
     """The first layer: a linear one, of squares of pixels."""
 
-    def __init__(self, projection: nn.Conv2d) -> None:
+    def __init__(self, projection: nn.Conv2d, dtype: torch.dtype) -> None:
         self._side: int = projection.kernel_size[0]
-        self._weight = projection.weight.flatten(1).bfloat16()
+        self._weight = projection.weight.flatten(1).to(dtype)
         self._bias = projection.bias
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         """Map Bx3xSxS float32 to B x H x W x C float32."""
         count, channels, height, width = frames.shape
         rows, columns = height // self._side, width // self._side
-        squares = frames.bfloat16().view(count, channels, rows, self._side, columns, self._side)
+        squares = frames.to(self._weight.dtype).view(count, channels, rows, self._side, columns, self._side)
         flat = squares.permute(0, 2, 4, 1, 3, 5).reshape(count, rows, columns, -1)
         tokens = functional.linear(flat, self._weight).float()
         return tokens if self._bias is None else tokens.add_(self._bias)
@@ -102,15 +107,16 @@ class _Patches:
 class _Neck:
     """The last layers: from tokens to an embedding."""
 
-    def __init__(self, neck: Any) -> None:
+    def __init__(self, neck: Any, dtype: torch.dtype) -> None:
         narrow, self._norm1, wide, self._norm2 = neck  # convolutions of 1x1 and 3x3, each followed by a norm
-        self._narrow = narrow.weight.flatten(1).bfloat16()
-        self._wide = wide.weight.bfloat16().contiguous(memory_format=torch.channels_last)
+        self._narrow = narrow.weight.flatten(1).to(dtype)
+        self._wide = wide.weight.to(dtype).contiguous(memory_format=torch.channels_last)
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map B x H x W x C float32 to Bx256xHxW float32."""
-        narrow = self._normed(functional.linear(tokens.bfloat16(), self._narrow), self._norm1)
-        wide = functional.conv2d(narrow.bfloat16().permute(0, 3, 1, 2), self._wide, padding=1)
+        dtype = self._narrow.dtype
+        narrow = self._normed(functional.linear(tokens.to(dtype), self._narrow), self._norm1)
+        wide = functional.conv2d(narrow.to(dtype).permute(0, 3, 1, 2), self._wide, padding=1)
         return self._normed(wide.permute(0, 2, 3, 1), self._norm2).permute(0, 3, 1, 2).contiguous()
 
     @staticmethod
@@ -123,19 +129,19 @@ class _Room(NamedTuple):
 
     Attributes:
         qkv: HW x 3C.
-        attended: HW x C in panels, HW rounded up to whole ones.
+        attended: HW x C; bfloat16 in panels, HW rounded up to whole ones.
     """
 
     qkv: torch.Tensor
     attended: torch.Tensor
 
     @classmethod
-    def of(cls, tokens: torch.Tensor) -> _Room:
+    def of(cls, tokens: torch.Tensor, dtype: torch.dtype) -> _Room:
         count, channels = tokens.shape[0] * tokens.shape[1], tokens.shape[2]
         panels = -(-count // PANEL)
         return cls(
-            torch.empty(count, 3 * channels, dtype=torch.bfloat16),
-            torch.empty(panels * PANEL, channels, dtype=torch.bfloat16),
+            torch.empty(count, 3 * channels, dtype=dtype),
+            torch.empty(panels * PANEL, channels, dtype=dtype),
         )
 
     def is_for(self, tokens: torch.Tensor) -> bool:
@@ -153,26 +159,32 @@ class _Norm(NamedTuple):
 
 
 class _Linear(NamedTuple):
-    weight: torch.Tensor  # packed
+    weight: torch.Tensor  # packed, all its first parts before the second ones
     bias: torch.Tensor  # float32
     outputs: int
 
     @classmethod
-    def of(cls, library: Library, layer: nn.Linear) -> _Linear:
-        return cls(pack(library, layer.weight.detach().t()), layer.bias.float().contiguous(), layer.out_features)
+    def of(cls, library: Library, layer: nn.Linear, parts: int) -> _Linear:
+        left = layer.weight.detach().t().float()
+        packed = []
+        for _ in range(parts):
+            packed.append(pack(library, left))
+            left = left - left.bfloat16().float()
+        return cls(torch.cat(packed), layer.bias.float().contiguous(), layer.out_features)
 
 
 class _Block:
     """One transformer block."""
 
-    def __init__(self, block: Any, library: Library) -> None:
-        self._functions, self._isa = library.functions, int(library.isa)
-        self._attention = CompiledAttention(library, block, torch.bfloat16)
+    def __init__(self, block: Any, library: Library, dtype: torch.dtype) -> None:
+        parts = 1 if dtype == torch.bfloat16 else 2
+        self._functions, self._how = library.functions, (int(library.isa), parts)
+        self._attention = CompiledAttention(library, block, dtype)
         self._norm1, self._norm2 = _Norm.of(block.norm1), _Norm.of(block.norm2)
-        self._qkv = _Linear.of(library, block.attn.qkv)
-        self._proj = _Linear.of(library, block.attn.proj)
-        self._mlp_in = _Linear.of(library, block.mlp.lin1)
-        self._mlp_out = _Linear.of(library, block.mlp.lin2)
+        self._qkv = _Linear.of(library, block.attn.qkv, parts)
+        self._proj = _Linear.of(library, block.attn.proj, parts)
+        self._mlp_in = _Linear.of(library, block.mlp.lin1, parts)
+        self._mlp_out = _Linear.of(library, block.mlp.lin2, parts)
 
     def stages(self, tokens: torch.Tensor, room: _Room) -> Iterable[list[Work]]:
         """Yield what is to be done to the tokens of one image, H x W x C float32: pieces that any threads may do.
@@ -189,18 +201,18 @@ class _Block:
 
     def _project(self, tokens: torch.Tensor, qkv: torch.Tensor) -> None:
         self._functions.samovar_project(
-            *(self._isa, address(tokens), *tokens.shape),
+            *(*self._how, address(tokens), *tokens.shape),
             *(address(self._norm1.weight), address(self._norm1.bias), self._norm1.epsilon),
             *(address(self._qkv.weight), address(self._qkv.bias), self._qkv.outputs, address(qkv)),
         )
 
     def _finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> None:
         self._functions.samovar_add_attended(
-            *(self._isa, address(attended), *tokens.shape),
+            *(*self._how, address(attended), *tokens.shape),
             *(address(self._proj.weight), address(self._proj.bias), address(tokens)),
         )
         self._functions.samovar_add_perceptron(
-            *(self._isa, address(tokens), *tokens.shape),
+            *(*self._how, address(tokens), *tokens.shape),
             *(address(self._norm2.weight), address(self._norm2.bias), self._norm2.epsilon),
             *(address(self._mlp_in.weight), address(self._mlp_in.bias), self._mlp_in.outputs),
             *(address(self._mlp_out.weight), address(self._mlp_out.bias)),

@@ -1,7 +1,14 @@
-// The layers of SAM's image encoder that work on each token by itself, in bfloat16: called for some tokens from
-// image_encoder.py, which says what is computed. The residual stream and the norms are float32.
+// The layers of SAM's image encoder that work on each token by itself: called for some tokens from image_encoder.py, which
+// says what is computed. The residual stream and the norms are float32. What goes into products is bfloat16, or, in two
+// PARTS, the sum of two such numbers, the second of which is what the first leaves over: 16 bits. A product of two sums is
+// then three products; the fourth, of the second parts, is 2^-16 of it and left out.
+// Source of the latter: Henry, Tang, Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for
+// higher-precision computations", ARITH 2019.
 //
-// Tokens are rows of a matrix. Left operands are in panels, see sam/compiled/panels.h.
+// Tokens are rows of a matrix. Left operands are in panels, see sam/compiled/panels.h, the second parts behind the first;
+// so are the parts of right operands.
+
+#include <type_traits>
 
 #include "encoder_service/fused/memory.h"
 #include "sam/compiled/panels.h"
@@ -10,9 +17,50 @@ namespace {
 
 using namespace samovar;
 
-// The layer norm of some tokens, in panels; rows up to a multiple of 32 are zero.
+template <int PARTS>
+struct Left {
+    bf16* numbers;
+    int rows, k;  // rows: a multiple of 32
+
+    bf16* place(int row, int column) const { return panel_place(numbers, k, row, column); }
+
+    long apart() const { return (long)rows * k; }
+
+    void put(int row, int column, __m512 values) const {
+        bf16* to = place(row, column);
+        const __m256i first = (__m256i)_mm512_cvtneps_pbh(values);
+        _mm256_storeu_si256((__m256i*)to, first);
+        if (PARTS == 2) store_bf16(to + apart(), _mm512_sub_ps(values, widen(first)));
+    }
+
+    // What no token fills must be finite, though nobody looks at what comes of it.
+    void clear_from(int row) const {
+        for (; row < rows; ++row)
+            for (int column = 0; column < k; column += TILE) put(row, column, _mm512_setzero_ps());
+    }
+};
+
+// A left operand with memory of its own.
+template <int PARTS>
+struct Kept {
+    const int rows, k;
+    Aligned<bf16> numbers;
+
+    Kept(int count, int k) : rows(round_up(count, PANEL)), k(k), numbers((long)PARTS * rows * k) {}
+    operator Left<PARTS>() const { return {numbers, rows, k}; }
+};
+
+// What a linear layer leaves for attention.
+inline void put(bf16* to, __m512 values) { store_bf16(to, values); }
+inline void put(float* to, __m512 values) { _mm512_storeu_ps(to, values); }
+
+template <int PARTS>
+using Number = std::conditional_t<PARTS == 1, bf16, float>;
+
+// The layer norm of some tokens.
+template <int PARTS>
 void norm(const float* tokens, int count, int channels, const float* weight, const float* bias, float epsilon,
-          bf16* out) {
+          const Left<PARTS>& out) {
     for (int token = 0; token < count; ++token) {
         const float* from = tokens + (long)token * channels;
         __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
@@ -25,37 +73,41 @@ void norm(const float* tokens, int count, int channels, const float* weight, con
         const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / channels + epsilon));
         for (int i = 0; i < channels; i += 16) {
             const __m512 normed = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(from + i), mean), factor);
-            store_bf16(panel_place(out, channels, token, i),
-                       _mm512_fmadd_ps(normed, _mm512_loadu_ps(weight + i), _mm512_loadu_ps(bias + i)));
+            out.put(token, i, _mm512_fmadd_ps(normed, _mm512_loadu_ps(weight + i), _mm512_loadu_ps(bias + i)));
         }
     }
-    for (int row = count; row < round_up(count, PANEL); ++row)
-        for (int i = 0; i < channels; i += DEPTH) std::memset(panel_place(out, channels, row, i), 0, sizeof(bf16) * DEPTH);
+    out.clear_from(count);
 }
 
 // Products come 32 x 32 at a time, for which `finish(row, column, two registers)` is called.
-template <class P, class Finish>
-void squares(const P& products, const bf16* panels, int rows, int k, const bf16* right, int columns, Finish finish) {
+template <class P, int PARTS, class Finish>
+void squares(const P& products, const Left<PARTS>& left, int count, const bf16* right, int columns, Finish finish) {
     alignas(64) float square[PANEL * PANEL];
+    const int k = left.k;
     for (int column = 0; column < columns; column += PANEL)
-        for (int first = 0; first < rows; first += PANEL) {
-            products.template multiply<false>(panels + (long)first * k, PANEL, k, right + (long)column * k, 2, square, PANEL);
-            for (int i = 0; i < std::min(PANEL, rows - first); ++i)
+        for (int first = 0; first < count; first += PANEL) {
+            const bf16 *panel = left.place(first, 0), *some = right + (long)column * k;
+            products.template multiply<false>(panel, PANEL, k, some, 2, square, PANEL);
+            if (PARTS == 2) {
+                products.template multiply<true>(panel, PANEL, k, some + (long)k * columns, 2, square, PANEL);
+                products.template multiply<true>(panel + left.apart(), PANEL, k, some, 2, square, PANEL);
+            }
+            for (int i = 0; i < std::min(PANEL, count - first); ++i)
                 finish(first + i, column, _mm512_load_ps(square + i * PANEL), _mm512_load_ps(square + i * PANEL + 16));
         }
 }
 
-template <int ISA>
+template <int ISA, int PARTS>
 void project(const float* tokens, int count, int channels, const float* norm_weight, const float* norm_bias,
-             float epsilon, const bf16* weight, const float* bias, int columns, bf16* out) {
+             float epsilon, const bf16* weight, const float* bias, int columns, void* out) {
     const PanelProducts<ISA> products;
-    const int rows = round_up(count, 32);
-    Aligned<bf16> normed((long)rows * channels);
+    const Kept<PARTS> kept(count, channels);
+    const Left<PARTS> normed = kept;
     norm(tokens, count, channels, norm_weight, norm_bias, epsilon, normed);
-    squares(products, normed, count, channels, weight, columns, [&](int row, int column, __m512 low, __m512 high) {
-        bf16* to = out + (long)row * columns + column;
-        store_bf16(to, _mm512_add_ps(low, _mm512_loadu_ps(bias + column)));
-        store_bf16(to + 16, _mm512_add_ps(high, _mm512_loadu_ps(bias + column + 16)));
+    squares(products, normed, count, weight, columns, [&](int row, int column, __m512 low, __m512 high) {
+        auto* to = (Number<PARTS>*)out + (long)row * columns + column;
+        put(to, _mm512_add_ps(low, _mm512_loadu_ps(bias + column)));
+        put(to + 16, _mm512_add_ps(high, _mm512_loadu_ps(bias + column + 16)));
     });
 }
 
@@ -74,53 +126,69 @@ struct Adding {
     }
 };
 
-template <int ISA>
-void add_attended(const bf16* attended, int count, int channels, const bf16* weight, const float* bias, float* tokens) {
+template <int ISA, int PARTS>
+void add_attended(const void* attended, int count, int channels, const bf16* weight, const float* bias, float* tokens) {
     const PanelProducts<ISA> products;
-    squares(products, attended, count, channels, weight, channels, Adding{tokens, channels, bias});
+    const Adding adding{tokens, channels, bias};
+    if (PARTS == 1) {
+        const Left<1> left{(bf16*)attended, round_up(count, PANEL), channels};
+        squares(products, left, count, weight, channels, adding);
+    } else {
+        const Kept<PARTS> kept(count, channels);
+        const Left<PARTS> left = kept;
+        for (int row = 0; row < count; ++row)
+            for (int column = 0; column < channels; column += TILE)
+                left.put(row, column, _mm512_loadu_ps((const float*)attended + (long)row * channels + column));
+        left.clear_from(count);
+        squares(products, left, count, weight, channels, adding);
+    }
 }
 
-template <int ISA>
+template <int ISA, int PARTS>
 void add_perceptron(float* tokens, int count, int channels, const float* norm_weight, const float* norm_bias,
                     float epsilon, const bf16* first, const float* first_bias, int hidden, const bf16* second,
                     const float* second_bias) {
     const PanelProducts<ISA> products;
-    const long rows = round_up(count, PANEL);
-    Aligned<bf16> normed(rows * channels), middle(rows * hidden);
+    const Kept<PARTS> kept(count, channels), kept_too(count, hidden);
+    const Left<PARTS> normed = kept, middle = kept_too;
     norm(tokens, count, channels, norm_weight, norm_bias, epsilon, normed);
-    if (rows != count) std::memset(middle, 0, sizeof(bf16) * rows * hidden);
-    squares(products, normed, count, channels, first, hidden, [&](int row, int column, __m512 low, __m512 high) {
-        bf16* to = panel_place<bf16>(middle, hidden, row, column);
-        store_bf16(to, gelu(_mm512_add_ps(low, _mm512_loadu_ps(first_bias + column))));
-        store_bf16(to + 16, gelu(_mm512_add_ps(high, _mm512_loadu_ps(first_bias + column + 16))));
+    middle.clear_from(count);
+    squares(products, normed, count, first, hidden, [&](int row, int column, __m512 low, __m512 high) {
+        middle.put(row, column, gelu(_mm512_add_ps(low, _mm512_loadu_ps(first_bias + column))));
+        middle.put(row, column + 16, gelu(_mm512_add_ps(high, _mm512_loadu_ps(first_bias + column + 16))));
     });
-    squares(products, middle, count, hidden, second, channels, Adding{tokens, channels, second_bias});
+    squares(products, middle, count, second, channels, Adding{tokens, channels, second_bias});
 }
+
+// The function for an instruction set and a number of parts.
+#define CHOSEN(function)                                                     \
+    (parts == 1 ? isa == AMX ? function<AMX, 1> : function<AVX512, 1>        \
+                : isa == AMX ? function<AMX, 2> : function<AVX512, 2>)
 
 }  // namespace
 
 extern "C" {
 
-// A layer norm and a linear layer of some tokens: count x channels float32 to count x columns bfloat16.
-void samovar_project(int isa, const float* tokens, int count, int channels, const float* norm_weight,
+// A layer norm and a linear layer of some tokens: count x channels float32 to count x columns bfloat16; in two parts,
+// float32.
+void samovar_project(int isa, int parts, const float* tokens, int count, int channels, const float* norm_weight,
                      const float* norm_bias, float epsilon, const uint16_t* weight, const float* bias, int columns,
-                     uint16_t* out) {
-    (isa == AMX ? project<AMX> : project<AVX512>)(tokens, count, channels, norm_weight, norm_bias, epsilon, weight,
-                                                  bias, columns, out);
+                     void* out) {
+    CHOSEN(project)(tokens, count, channels, norm_weight, norm_bias, epsilon, weight, bias, columns, out);
 }
 
-// Adds to some tokens what a linear layer makes of what they attended to, count x channels bfloat16.
-void samovar_add_attended(int isa, const uint16_t* attended, int count, int channels, const uint16_t* weight,
+// Adds to some tokens what a linear layer makes of what they attended to, count x channels: bfloat16 in panels; in two
+// parts, float32 in rows.
+void samovar_add_attended(int isa, int parts, const void* attended, int count, int channels, const uint16_t* weight,
                           const float* bias, float* tokens) {
-    (isa == AMX ? add_attended<AMX> : add_attended<AVX512>)(attended, count, channels, weight, bias, tokens);
+    CHOSEN(add_attended)(attended, count, channels, weight, bias, tokens);
 }
 
 // Adds to some tokens what a layer norm and a perceptron with one hidden layer and GELU make of them.
-void samovar_add_perceptron(int isa, float* tokens, int count, int channels, const float* norm_weight,
+void samovar_add_perceptron(int isa, int parts, float* tokens, int count, int channels, const float* norm_weight,
                             const float* norm_bias, float epsilon, const uint16_t* first, const float* first_bias,
                             int hidden, const uint16_t* second, const float* second_bias) {
-    (isa == AMX ? add_perceptron<AMX> : add_perceptron<AVX512>)(tokens, count, channels, norm_weight, norm_bias,
-                                                                epsilon, first, first_bias, hidden,
-                                                                second, second_bias);
+    CHOSEN(add_perceptron)(tokens, count, channels, norm_weight, norm_bias, epsilon, first, first_bias, hidden, second,
+                           second_bias);
 }
 }

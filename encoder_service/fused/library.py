@@ -19,13 +19,13 @@ SOURCES = Sources(
     ("attention.cpp", "layers.cpp", "memory.h", "operands.h"),
     {
         "samovar_project": [
-            *(INTEGER, POINTER, INTEGER, INTEGER),
+            *(INTEGER, INTEGER, POINTER, INTEGER, INTEGER),
             *(POINTER, POINTER, SINGLE),
             *(POINTER, POINTER, INTEGER, POINTER),
         ],
-        "samovar_add_attended": [INTEGER, POINTER, INTEGER, INTEGER, POINTER, POINTER, POINTER],
+        "samovar_add_attended": [INTEGER, INTEGER, POINTER, INTEGER, INTEGER, POINTER, POINTER, POINTER],
         "samovar_add_perceptron": [
-            *(INTEGER, POINTER, INTEGER, INTEGER),
+            *(INTEGER, INTEGER, POINTER, INTEGER, INTEGER),
             *(POINTER, POINTER, SINGLE),
             *(POINTER, POINTER, INTEGER, POINTER, POINTER),
         ],
