@@ -11,7 +11,6 @@ from sam.compiled.library import Library
 
 TAPS = 3
 _LANES = 16
-_COLUMNS_AT_MOST = 65_536
 _CHARACTERS_AT_FIRST = 16_384
 """Room for the runs of nearly any mask."""
 
@@ -63,9 +62,8 @@ class Scaled(NamedTuple):
 
 
 def can_scale(rectangle: Rectangle) -> bool:
-    """Return whether the compiled code can scale to this rectangle: not if pictures are shrunk or very wide."""
-    columns = rectangle.columns
-    return columns.compact and len(columns.first) <= _COLUMNS_AT_MOST
+    """Return whether the compiled code can scale to this rectangle: not if pictures are shrunk much."""
+    return rectangle.columns.compact
 
 
 def scale(
