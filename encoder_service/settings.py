@@ -18,7 +18,9 @@ class EncoderOptions(ModelSettings, StoreSettings, AuthSettings):
         "auto", description="Where the image encoder runs; auto: on a GPU if there is one."
     )
     encoder_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="The number format of the image encoder's matrix products; auto: what suits the device."
+        "auto",
+        description="The number format of the image encoder's matrix products; auto: what suits the device. With the "
+        "fused engine float32 may be sums of two numbers in bfloat16, which is float32 to 1e-5 of the embedding.",
     )
     encoder_engine: Literal["auto", "fused", "fast", "plain"] = Field(
         "auto",

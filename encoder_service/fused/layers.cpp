@@ -42,12 +42,12 @@ struct Left {
 
 // A left operand with memory of its own.
 template <int PARTS>
-struct Kept {
-    const int rows, k;
-    Aligned<bf16> numbers;
+struct Kept : Left<PARTS> {
+    Aligned<bf16> memory;
 
-    Kept(int count, int k) : rows(round_up(count, PANEL)), k(k), numbers((long)PARTS * rows * k) {}
-    operator Left<PARTS>() const { return {numbers, rows, k}; }
+    Kept(int count, int k) : Left<PARTS>{nullptr, round_up(count, PANEL), k}, memory((long)PARTS * this->rows * k) {
+        this->numbers = memory;
+    }
 };
 
 // What a linear layer leaves for attention.
@@ -101,8 +101,7 @@ template <int ISA, int PARTS>
 void project(const float* tokens, int count, int channels, const float* norm_weight, const float* norm_bias,
              float epsilon, const bf16* weight, const float* bias, int columns, void* out) {
     const PanelProducts<ISA> products;
-    const Kept<PARTS> kept(count, channels);
-    const Left<PARTS> normed = kept;
+    const Kept<PARTS> normed(count, channels);
     norm(tokens, count, channels, norm_weight, norm_bias, epsilon, normed);
     squares(products, normed, count, weight, columns, [&](int row, int column, __m512 low, __m512 high) {
         auto* to = (Number<PARTS>*)out + (long)row * columns + column;
@@ -130,12 +129,11 @@ template <int ISA, int PARTS>
 void add_attended(const void* attended, int count, int channels, const bf16* weight, const float* bias, float* tokens) {
     const PanelProducts<ISA> products;
     const Adding adding{tokens, channels, bias};
-    if (PARTS == 1) {
+    if constexpr (PARTS == 1) {
         const Left<1> left{(bf16*)attended, round_up(count, PANEL), channels};
         squares(products, left, count, weight, channels, adding);
     } else {
-        const Kept<PARTS> kept(count, channels);
-        const Left<PARTS> left = kept;
+        const Kept<PARTS> left(count, channels);
         for (int row = 0; row < count; ++row)
             for (int column = 0; column < channels; column += TILE)
                 left.put(row, column, _mm512_loadu_ps((const float*)attended + (long)row * channels + column));
@@ -149,8 +147,7 @@ void add_perceptron(float* tokens, int count, int channels, const float* norm_we
                     float epsilon, const bf16* first, const float* first_bias, int hidden, const bf16* second,
                     const float* second_bias) {
     const PanelProducts<ISA> products;
-    const Kept<PARTS> kept(count, channels), kept_too(count, hidden);
-    const Left<PARTS> normed = kept, middle = kept_too;
+    const Kept<PARTS> normed(count, channels), middle(count, hidden);
     norm(tokens, count, channels, norm_weight, norm_bias, epsilon, normed);
     middle.clear_from(count);
     squares(products, normed, count, first, hidden, [&](int row, int column, __m512 low, __m512 high) {
