@@ -66,6 +66,12 @@ if ! [ -e "$folder/sdk/.ready-$sdk_version" ]; then
     touch "$folder/sdk/.ready-$sdk_version"
 fi
 
+# What torch writes upstream's decoder for browsers with.
+if ! "$python" -c "import onnx" 2>/dev/null; then
+    echo "Installing onnx"
+    quietly "$python" -m pip -qq --disable-pip-version-check install onnx
+fi
+
 # Only what a program that calls a server needs: no torch, and nothing of the services.
 if ! [ -e "$folder/client/.ready" ] || [ pyproject.toml -nt "$folder/client/.ready" ]; then
     echo "Installing our client in an environment of its own"
