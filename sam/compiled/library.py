@@ -112,7 +112,9 @@ class Sources(NamedTuple):
         for name, arguments in {**_SHARED_SIGNATURES, **self.signatures, **self.counting}.items():
             function = getattr(functions, name)
             function.argtypes, function.restype = list(arguments), LONG if name in self.counting else None
-        amx = functions.samovar_begin() == 0 and bool(capabilities.get("amx_bf16"))
+        # What tiles multiply is rounded by AVX-512 BF16, which a virtual machine may hide.
+        bfloat16 = all(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+        amx = functions.samovar_begin() == 0 and bfloat16
         if isa is Isa.AMX and not amx:
             raise LibraryMissing("this CPU or system has no AMX")
         return Library(functions, (Isa.AMX if amx else Isa.AVX512) if isa is None else isa)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from encoder_service import precision
 from encoder_service.fast_image_encoder import FastImageEncoder, TorchAttention
 from encoder_service.fused.attention import CompiledAttention, ExactAttention
 from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
@@ -164,6 +165,15 @@ def test_scores_that_outgrow_float32_are_scaled_anew(dtype: torch.dtype) -> None
     torch.testing.assert_close(
         found.reshape(-1, 32).float(), expected, rtol=1e-4 if exact else 0.02, atol=1e-4 if exact else 0.02
     )
+
+
+@pytest.mark.parametrize("isa", Isa)
+def test_float32_is_in_parts_where_tiles_are_multiplied(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere three products in bfloat16 are slower than one in float32, and the linear layers stay in torch."""
+    library = compiled(isa, exact=True)
+    monkeypatch.setattr(precision, "_library_for", lambda *_, **__: library)
+    chosen = precision.choose_cpu_encoder(network("tiny"), "auto", "float32", threads=1)
+    assert type(chosen.network) is (FusedImageEncoder if isa is Isa.AMX else FastImageEncoder)
 
 
 def test_the_engine_is_chosen() -> None:
