@@ -118,7 +118,7 @@ async def busy_share(encoder: ImageEncoder, checkpoint: Checkpoint, data: bytes)
 
 def _pipeline(start: Start, encoder: ImageEncoder, checkpoint: Checkpoint) -> EncodingPipeline:
     queue = DeviceQueue(start, encoder.batch_sizes, QueueLimits(max_images=64, max_bytes=2**30))
-    return EncodingPipeline(checkpoint.identity, queue, ImageLimits(), decode_threads=2, dtype=np.float16)
+    return EncodingPipeline(checkpoint.identity, queue, ImageLimits(), decode_threads=2, dtype="float16")
 
 
 async def interactive_under_bulk(encoder: ImageEncoder, checkpoint: Checkpoint, data: bytes) -> float:

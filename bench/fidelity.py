@@ -2,7 +2,7 @@
 
 Photographs are embedded in float32 and in what the service picks by itself, and the float32 embedding is stored in
 shorter formats. Each is decoded in float32 with the same clicks and boxes, and its masks are compared with those of the
-float32 embedding. Formats that the store does not know are tried here to see whether it should.
+float32 embedding.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from encoder_service.settings import EncoderOptions
 from sam.checkpoints import find_checkpoint
 from sam.geometry import Size
 from sam.modeling import build_mask_decoder, build_prompt_encoder
+from sam.quantization import quantize, restore
 from sam.settings import ModelSettings
 
 _PHOTOGRAPH = Path(__file__).resolve().parent.parent / "gateway" / "demo" / "sample.jpg"
@@ -41,11 +42,8 @@ def as_float16(features: Features) -> Features:
 
 
 def as_int8(features: Features) -> Features:
-    """Return what is read back from 8 bits a number and a scale for each of the 256 channels: 1 MiB."""
-    scale = np.abs(features).max(axis=(2, 3), keepdims=True) / 127
-    scale[scale == 0] = 1
-    restored: Features = np.rint(features / scale).astype(np.int8) * scale.astype(np.float32)
-    return restored
+    """Return what is read back from an int8 record: 1 MiB."""
+    return restore(quantize(features))
 
 
 RECORDS: dict[str, Callable[[Features], Features]] = {"float16 record": as_float16, "int8 record": as_int8}

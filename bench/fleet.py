@@ -38,7 +38,7 @@ class Figures:
     """What the sizes follow from."""
 
     decode_s: float = _figure(0.0224, "how long a click keeps a core of a decoder, in seconds")
-    load_s: float = _figure(0.013, "how long reading and preparing an embedding does so, in seconds")
+    load_s: float = _figure(0.010, "how long reading and preparing an embedding does so, in seconds")
     decoder_cores: int = _figure(2, "the cores of one decoder")
     decoder_keeps: int = _figure(256, "the pictures that one decoder keeps: decoder_cache_bytes / 2 MiB")
     gateway_s: float = _figure(0.0070, "how long a click keeps a core of a gateway, in seconds")

@@ -66,7 +66,7 @@ class Decoders:
     count: int
     cores: int = 2
     decode_s: float = 0.03
-    load_s: float = 0.013
+    load_s: float = 0.010
     keeps: int = 256
     affinity: bool = True
     gateways: int = 1

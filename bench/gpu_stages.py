@@ -190,7 +190,7 @@ async def _jpeg(setting: Setting, passes: GpuPasses) -> None:
         return prepare_image(data, ImageLimits()), digest
 
     def record(embedding: npt.NDArray[np.float32], picture: PreparedImage, digest: str) -> bytes:
-        features = embedding.astype(np.float16)
+        features = torch.from_numpy(embedding).to(torch.float16).numpy()
         return embedding_to_bytes(Embedding(features, digest, picture.original_size, setting.model, "0" * 64))
 
     with ThreadPoolExecutor(cores) as decoding, ThreadPoolExecutor(2) as writing:

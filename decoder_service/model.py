@@ -140,9 +140,10 @@ class MaskPredictor:
         """
         if features.shape != EMBEDDING_SHAPE:
             raise ValueError(f"an image embedding is 1x256x64x64, not {features.shape}")
-        # A copy: the array may be a read-only view of a message or of the store's bytes.
+        # A copy: the array may be a read-only view of a message or of the store's bytes. Widened by torch, numpy takes
+        # ten times as long.
         with torch.inference_mode():
-            return self._decoder.prepare(torch.from_numpy(features.astype(np.float32)))
+            return self._decoder.prepare(torch.from_numpy(features.copy()).float())
 
     def predict_masks(
         self, prepared: PreparedEmbedding, prompts: Sequence[Prompt], original_size: Size

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import structlog
+import torch
 
 from encoder_service import metrics
 from encoder_service.batching import DeviceQueue
@@ -19,9 +20,14 @@ from encoder_service.preprocessing import Content, PreparedImage, prepare_image
 from encoder_service.waiting import Ticket
 from sam.embedding import Embedding, ModelIdentity
 from sam.errors import ImageError
+from sam.quantization import quantize, restore
+from sam.settings import EmbeddingDtype
+from sam.tensors import all_finite
 from sam.tracing import record, span
 
 log = structlog.get_logger("encoder_service.pipeline")
+
+_TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class EncodingPipeline:
         limits: ImageLimits,
         *,
         decode_threads: int,
-        dtype: npt.DTypeLike,
+        dtype: EmbeddingDtype,
     ) -> None:
         """Take the parts.
 
@@ -55,12 +61,12 @@ class EncodingPipeline:
             queue: the device's; closed with this object.
             limits: what a picture may cost.
             decode_threads: how many pictures are decoded at once.
-            dtype: of the embeddings' features: float16 or float32.
+            dtype: how embeddings will be stored: so their features are rounded.
         """
         self._model = model
         self._queue = queue
         self._limits = limits
-        self._dtype = np.dtype(dtype)
+        self._dtype = dtype
         self._threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._decoding = 0
         # Pictures in bulk leave a thread to others.
@@ -112,6 +118,7 @@ class EncodingPipeline:
             original_size=prepared.original_size,
             model=self._model.name,
             model_fingerprint=self._model.fingerprint,
+            quantized=self._dtype == "int8",
         )
         queue_s, encode_s = started - submitted + result.queue_s, decoded - started + result.encode_s
         log.info("image encoded", image_digest=image_digest, queue_s=round(queue_s, 4), encode_s=round(encode_s, 4))
@@ -129,9 +136,13 @@ class EncodingPipeline:
         return prepared, started
 
     def _as_features(self, embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
-        with np.errstate(over="ignore"):
-            features: npt.NDArray[np.floating] = embedding.astype(self._dtype)
-        if not np.isfinite(features).all():
+        """Round an embedding to what will be stored of it: who finds it there has the same numbers."""
+        if self._dtype == "int8":
+            return restore(quantize(embedding))
+        # In torch: numpy rounds to float16 in twenty times as long.
+        rounded = torch.from_numpy(embedding).to(_TORCH_DTYPES[self._dtype], copy=True)
+        features: npt.NDArray[np.floating] = rounded.numpy()
+        if not all_finite(features):
             # float16 ends at 65,504. SAM's embeddings end near 1, so this is a checkpoint to be served as float32.
             raise FloatingPointError("an embedding does not fit into float16; set embedding_dtype to float32")
         features.flags.writeable = False

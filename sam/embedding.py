@@ -50,6 +50,7 @@ class Embedding:
         model: the name of the model that computed it.
         model_fingerprint: the SHA-256 of that model's checkpoint, in hexadecimal digits.
         preprocessing_version: `PREPROCESSING_VERSION` when it was computed.
+        quantized: whether the features were rounded to eight bits a number, see `sam.quantization`: so they are stored.
     """
 
     features: npt.NDArray[np.floating]
@@ -58,6 +59,7 @@ class Embedding:
     model: str
     model_fingerprint: str
     preprocessing_version: int = PREPROCESSING_VERSION
+    quantized: bool = False
 
     @property
     def input_size(self) -> Size:

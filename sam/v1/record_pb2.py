@@ -26,7 +26,7 @@ from sam.v1 import image_pb2 as sam_dot_v1_dot_image__pb2
 from sam.v1 import tensor_pb2 as sam_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13sam/v1/record.proto\x12\x06sam.v1\x1a\x12sam/v1/image.proto\x1a\x13sam/v1/tensor.proto\"\xc5\x01\n\x06Record\x12\r\n\x05magic\x18\x01 \x01(\x07\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x07\x12,\n\tembedding\x18\x04 \x01(\x0b\x32\x17.sam.v1.EmbeddingHeaderH\x00\x12\"\n\x04mask\x18\x05 \x01(\x0b\x32\x12.sam.v1.MaskHeaderH\x00\x12\x1e\n\x05\x61lias\x18\x06 \x01(\x0b\x32\r.sam.v1.AliasH\x00\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\x42\x06\n\x04kind\"\xf5\x01\n\x0f\x45mbeddingHeader\x12\x14\n\x0cimage_digest\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\x0c\x12\x1d\n\x15preprocessing_version\x18\x04 \x01(\r\x12#\n\tdata_type\x18\x05 \x01(\x0e\x32\x10.sam.v1.DataType\x12\r\n\x05shape\x18\x06 \x03(\r\x12(\n\roriginal_size\x18\x07 \x01(\x0b\x32\x11.sam.v1.ImageSize\x12%\n\ninput_size\x18\x08 \x01(\x0b\x32\x11.sam.v1.ImageSize\"=\n\nMaskHeader\x12\x14\n\x0cimage_digest\x18\x01 \x01(\x0c\x12\x19\n\x11model_fingerprint\x18\x02 \x01(\x0c\"T\n\x05\x41lias\x12\x14\n\x0cimage_digest\x18\x01 \x01(\x0c\x12\x0b\n\x03url\x18\x02 \x01(\t\x12(\n\roriginal_size\x18\x03 \x01(\x0b\x32\x11.sam.v1.ImageSizeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13sam/v1/record.proto\x12\x06sam.v1\x1a\x12sam/v1/image.proto\x1a\x13sam/v1/tensor.proto\"\xc5\x01\n\x06Record\x12\r\n\x05magic\x18\x01 \x01(\x07\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x07\x12,\n\tembedding\x18\x04 \x01(\x0b\x32\x17.sam.v1.EmbeddingHeaderH\x00\x12\"\n\x04mask\x18\x05 \x01(\x0b\x32\x12.sam.v1.MaskHeaderH\x00\x12\x1e\n\x05\x61lias\x18\x06 \x01(\x0b\x32\r.sam.v1.AliasH\x00\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\x42\x06\n\x04kind\"\x8c\x02\n\x0f\x45mbeddingHeader\x12\x14\n\x0cimage_digest\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\x0c\x12\x1d\n\x15preprocessing_version\x18\x04 \x01(\r\x12#\n\tdata_type\x18\x05 \x01(\x0e\x32\x10.sam.v1.DataType\x12\r\n\x05shape\x18\x06 \x03(\r\x12(\n\roriginal_size\x18\x07 \x01(\x0b\x32\x11.sam.v1.ImageSize\x12%\n\ninput_size\x18\x08 \x01(\x0b\x32\x11.sam.v1.ImageSize\x12\x15\n\rchannel_units\x18\t \x01(\x0c\"=\n\nMaskHeader\x12\x14\n\x0cimage_digest\x18\x01 \x01(\x0c\x12\x19\n\x11model_fingerprint\x18\x02 \x01(\x0c\"T\n\x05\x41lias\x12\x14\n\x0cimage_digest\x18\x01 \x01(\x0c\x12\x0b\n\x03url\x18\x02 \x01(\t\x12(\n\roriginal_size\x18\x03 \x01(\x0b\x32\x11.sam.v1.ImageSizeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORD']._serialized_start=73
   _globals['_RECORD']._serialized_end=270
   _globals['_EMBEDDINGHEADER']._serialized_start=273
-  _globals['_EMBEDDINGHEADER']._serialized_end=518
-  _globals['_MASKHEADER']._serialized_start=520
-  _globals['_MASKHEADER']._serialized_end=581
-  _globals['_ALIAS']._serialized_start=583
-  _globals['_ALIAS']._serialized_end=667
+  _globals['_EMBEDDINGHEADER']._serialized_end=541
+  _globals['_MASKHEADER']._serialized_start=543
+  _globals['_MASKHEADER']._serialized_end=604
+  _globals['_ALIAS']._serialized_start=606
+  _globals['_ALIAS']._serialized_end=690
 # @@protoc_insertion_point(module_scope)

@@ -96,6 +96,7 @@ class EmbeddingHeader(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     ORIGINAL_SIZE_FIELD_NUMBER: _builtins.int
     INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    CHANNEL_UNITS_FIELD_NUMBER: _builtins.int
     image_digest: _builtins.bytes
     """The SHA-256 of the encoded image file, 32 bytes."""
     model: _builtins.str
@@ -106,6 +107,11 @@ class EmbeddingHeader(_message.Message):
     """The version of the preprocessing that the image went through."""
     data_type: _tensor_pb2.DataType.ValueType
     """The number format of the payload."""
+    channel_units: _builtins.bytes
+    """With `DATA_TYPE_INT8`, what the numbers of each channel are multiples of:
+    256 finite numbers of `DATA_TYPE_FLOAT32`, little-endian, not below zero.
+    Empty otherwise.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The shape of the payload, outermost dimension first."""
@@ -129,10 +135,11 @@ class EmbeddingHeader(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         original_size: _image_pb2.ImageSize | None = ...,
         input_size: _image_pb2.ImageSize | None = ...,
+        channel_units: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input_size", b"input_size", "original_size", b"original_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_type", b"data_type", "image_digest", b"image_digest", "input_size", b"input_size", "model", b"model", "model_fingerprint", b"model_fingerprint", "original_size", b"original_size", "preprocessing_version", b"preprocessing_version", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_units", b"channel_units", "data_type", b"data_type", "image_digest", b"image_digest", "input_size", b"input_size", "model", b"model", "model_fingerprint", b"model_fingerprint", "original_size", b"original_size", "preprocessing_version", b"preprocessing_version", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

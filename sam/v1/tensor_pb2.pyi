@@ -31,6 +31,10 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     """IEEE 754 single precision, 4 bytes."""
     DATA_TYPE_FLOAT16: _DataType.ValueType  # 2
     """IEEE 754 half precision, 2 bytes."""
+    DATA_TYPE_INT8: _DataType.ValueType  # 3
+    """A whole number from -127 to 127, two's complement, 1 byte, of units that
+    are told elsewhere. Only in stored records: no `Tensor` has it.
+    """
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """The number format of one tensor element. New formats may be added."""
@@ -41,6 +45,10 @@ DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 """IEEE 754 single precision, 4 bytes."""
 DATA_TYPE_FLOAT16: DataType.ValueType  # 2
 """IEEE 754 half precision, 2 bytes."""
+DATA_TYPE_INT8: DataType.ValueType  # 3
+"""A whole number from -127 to 127, two's complement, 1 byte, of units that
+are told elsewhere. Only in stored records: no `Tensor` has it.
+"""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 @_typing.final

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -27,12 +28,21 @@ def _settings(**values: object) -> EncoderSettings:
     return EncoderSettings.model_validate({"model": "starter", "checkpoint": "random:3", "drain_s": 0} | values)
 
 
-def test_the_service_embeds_with_the_model_that_it_was_told_to_serve() -> None:
-    """Started from settings, it is healthy, embeds a picture, stores it for its peers, and stops."""
+@pytest.mark.parametrize(
+    ("stored_as", "answered_as", "least_bytes"),
+    [("float16", "float16", 2 * 2**20), ("float32", "float32", 4 * 2**20), ("int8", "float32", 2**20)],
+)
+def test_the_service_embeds_with_the_model_that_it_was_told_to_serve(
+    stored_as: str, answered_as: str, least_bytes: int
+) -> None:
+    """Started from settings, it is healthy, embeds a picture, stores it for its peers, and stops.
+
+    Who asks again is told the same numbers, however they are stored.
+    """
 
     async def scenario() -> None:
         backend = InProcessBackend(2**24)
-        settings = _settings(embedding_dtype="float32")
+        settings = _settings(embedding_dtype=stored_as)
         request = encoder_service_pb2.EmbedImageRequest(
             image_id="cat",
             image=image_pb2.Image(content=pictures.encoded(60, 90, "JPEG")),
@@ -53,12 +63,13 @@ def test_the_service_embeds_with_the_model_that_it_was_told_to_serve() -> None:
             assert response.embedding.model == "starter"
             features = from_tensor(response.embedding.features)
             assert features.shape == (1, 256, 64, 64)
-            assert features.dtype == "float32"
-            assert features.std() > 0
+            assert features.dtype == answered_as
+            assert features.astype(np.float32).std() > 0
             again = await stub.EmbedImage(request, timeout=PATIENCE_S)
             assert again.cache_status == embedding_pb2.CACHE_STATUS_HIT
+            assert np.array_equal(from_tensor(again.embedding.features), features)
         # The backend is the caller's, and still there.
-        assert backend.bytes_used > 4 * 2**20
+        assert least_bytes < backend.bytes_used < least_bytes + 4096
 
     asyncio.run(scenario())
 

@@ -21,6 +21,7 @@ from encoder_service.variants import STARTER, build_image_encoder
 from sam.checkpoints import FileCheckpoint, find_checkpoint
 from sam.cpu import has_fast_bfloat16
 from sam.modeling import build_mask_decoder, build_prompt_encoder
+from sam.quantization import quantize, restore
 from sam.settings import ModelSettings
 from tests.decoder_service.networks import one_thread
 from tests.photographs import photograph
@@ -133,6 +134,13 @@ def test_records_in_float16_give_the_same_masks(count: int) -> None:
     assert_close(
         count, {name: masks_of(name, count, embedding(name).astype(np.float16)) for name in PHOTOGRAPHS}, 0.999
     )
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_records_in_eight_bits_give_nearly_the_same_masks(count: int) -> None:
+    """Storing embeddings as int8 gives masks close to those of float32: mean IoU of 0.99."""
+    found = {name: masks_of(name, count, restore(quantize(embedding(name)))) for name in PHOTOGRAPHS}
+    assert_close(count, found, 0.99)
 
 
 def test_auto_is_bfloat16_where_that_pays() -> None:
