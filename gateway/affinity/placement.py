@@ -115,8 +115,22 @@ class Placement(Generic[ReplicaT]):
         """Yield the replicas to ask about a picture, the best first.
 
         That is the one that it was placed on last, or else the one with the highest score, if it has room. Then, by
-        their scores, those with no more to do than their share, and at last those that answer at all.
+        their scores, those with no more to do than their share, and at last those that answer at all. Where replicas
+        have come or gone while one was asked, those that are there now follow.
         """
+        asked: list[ReplicaT] = []
+        changes = None
+        while changes != self._changes:
+            changes = self._changes
+            for replica in self._in_order(picture):
+                if replica not in asked:
+                    asked.append(replica)
+                    yield replica
+                    if changes != self._changes:
+                        break
+
+    def _in_order(self, picture: str) -> Iterator[ReplicaT]:
+        """Yield candidates as long as no replica comes or goes."""
         home, known = self._homes.get(picture, (None, 0))
         best = None
         if home is not None and known == self._changes and self._has_room(home):

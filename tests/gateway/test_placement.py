@@ -195,6 +195,33 @@ def test_after_a_refusal_another_is_asked_and_the_picture_stays_where_it_was() -
     assert {replica.name for replica in placed.candidates(PICTURES[0])} == {one.name for one in placed.replicas}
 
 
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_while_one_is_asked_all_may_go(asked: int) -> None:
+    """When the last replica leaves amid a call that others have refused, there is no further candidate, and no error."""
+    placed = placement(4)
+    candidates = placed.candidates(PICTURES[0])
+    for _ in range(asked):
+        next(candidates)
+    placed.set([])
+    assert list(candidates) == []
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_while_one_is_asked_others_may_come_and_go(asked: int) -> None:
+    """Those that are there now are asked next, in their order, and none twice."""
+    placed = placement(4)
+    for picture in PICTURES[:50]:
+        before = placed.replicas
+        candidates = placed.candidates(picture)
+        seen = [next(candidates) for _ in range(asked)]
+        new = Placeable(f"10.0.1.{len(picture)}:{picture[-1]}")
+        placed.set([*before[2:], new])
+        expected = [replica for replica in placed.candidates(picture) if replica not in seen]
+        assert list(candidates) == expected
+        assert len(expected) == len([replica for replica in placed.replicas if replica not in seen])
+        placed.set(before)
+
+
 def test_without_replicas_there_is_no_candidate() -> None:
     """Nothing is placed on nobody, even if somebody was there a moment ago."""
     placed = placement(2)
