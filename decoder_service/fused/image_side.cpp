@@ -295,8 +295,8 @@ void update_and_look_at(const Weights& weights, int layer, const bf16* image, co
 template <int ISA>
 void upscale_part(const Upscaling& upscaling, const bf16* image, const Part& part, const float* vectors, int masks,
                   float* logits) {
-    const bf16* first_weight = static_cast<const bf16*>(upscaling.first.weight);
-    const bf16* second_weight = static_cast<const bf16*>(upscaling.second.weight);
+    const bf16* first_weight = upscaling.first.weight;
+    const bf16* second_weight = upscaling.second.weight;
     const float *first_bias = upscaling.first.bias, *second_bias = upscaling.second.bias;
     const float *norm_weight = upscaling.norm.weight, *norm_bias = upscaling.norm.bias;
     const Products<ISA> products;

@@ -7,12 +7,12 @@
 namespace samovar {
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The weights, in the order in which weights.py lists their addresses. Float32, but for those that are packed and the
-// position encoding, which are bfloat16.
+// The weights, in the order in which weights.py lists their addresses.
 
+template <class Number>
 struct Linear {
-    const void* weight;  // of the tokens' side in strips, of the image's side packed
-    const float* bias;   // null: none
+    const Number* weight;  // of the tokens' side in strips, of the image's side packed
+    const float* bias;     // null: none
 };
 
 struct Norm {
@@ -21,15 +21,15 @@ struct Norm {
 };
 
 struct TokenToImage {
-    Linear query;
+    Linear<float> query;
     const float* absorbed_key;    // heads x INNER_HEAD x channels, scaled
     const float* absorbed_value;  // heads x channels x INNER_HEAD
     const float* value_bias;      // heads x INNER_HEAD
-    Linear out;
+    Linear<float> out;
 };
 
 struct ImageToToken {
-    Linear key, value;
+    Linear<float> key, value;
     const float* absorbed_query;  // heads x INNER_HEAD x channels, scaled
     const float* query_bias;      // heads x INNER_HEAD, scaled
     const float* absorbed_out;    // heads x INNER_HEAD x channels
@@ -37,24 +37,24 @@ struct ImageToToken {
 };
 
 struct Layer {
-    Linear self_query, self_key, self_value, self_out;
+    Linear<float> self_query, self_key, self_value, self_out;
     Norm first;
     TokenToImage to_image;
     Norm second;
-    Linear widen, narrow;
+    Linear<bf16> widen, narrow;
     Norm third;
     ImageToToken to_tokens;
     Norm image_norm;
 };
 
 struct Mlp {
-    Linear layers[3];
+    Linear<bf16> layers[3];
 };
 
 struct Upscaling {
-    Linear first;  // channels x (4 x MIDDLE)
+    Linear<bf16> first;  // channels x (4 x MIDDLE)
     Norm norm;
-    Linear second;  // MIDDLE x (4 x LAST)
+    Linear<bf16> second;  // MIDDLE x (4 x LAST)
 };
 
 struct Weights {

@@ -2,7 +2,9 @@
 // image, and at last for the masks. The arithmetic is that of token_attention.py.
 //
 // Matrices are row-major. Rows are prompts x tokens. What belongs to heads is heads x rows x channels. Weights, inputs x
-// outputs, are cut into strips of 32 outputs, which lie one after another: so they are read from beginning to end.
+// outputs, are cut into strips of 32 outputs, which lie one after another: so they are read from beginning to end. With a
+// few rows it is reading them that takes the time; those of the perceptrons, two thirds of all, are therefore bfloat16, in
+// which of each 16 outputs two inputs lie in one register, the second in the upper halves.
 
 #include "sides.h"
 
@@ -19,27 +21,49 @@ constexpr int STRIP = 32;
 constexpr int HALF_STRIP = 16;
 constexpr float NORM_EPSILON = 1e-5f;
 
-template <int ROWS, int WIDTH>
-void strip(const float* x, int stride_x, int k, const float* weight, const float* bias, float* out, int stride) {
+// The weights of two inputs.
+template <int WIDTH>
+struct Two {
+    __m512 even[WIDTH], odd[WIDTH];
+
+    explicit Two(const float* weight) {
+        for (int j = 0; j < WIDTH; ++j) {
+            even[j] = _mm512_loadu_ps(weight + 16 * j);
+            odd[j] = _mm512_loadu_ps(weight + 16 * (WIDTH + j));
+        }
+    }
+
+    explicit Two(const bf16* weight) {
+        const __m512i upper = _mm512_set1_epi32(0xffff0000);
+        for (int j = 0; j < WIDTH; ++j) {
+            const __m512i both = _mm512_loadu_si512(weight + 32 * j);
+            even[j] = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+            odd[j] = _mm512_castsi512_ps(_mm512_and_si512(both, upper));
+        }
+    }
+};
+
+template <int ROWS, int WIDTH, class Number>
+void strip(const float* x, int stride_x, int k, const Number* weight, const float* bias, float* out, int stride) {
     __m512 sum[ROWS][WIDTH];
     for (int j = 0; j < WIDTH; ++j) {
         const __m512 begin = bias ? _mm512_loadu_ps(bias + 16 * j) : _mm512_setzero_ps();
         for (int i = 0; i < ROWS; ++i) sum[i][j] = begin;
     }
-    for (int at = 0; at < k; ++at, weight += 16 * WIDTH) {
-        __m512 right[WIDTH];
-        for (int j = 0; j < WIDTH; ++j) right[j] = _mm512_loadu_ps(weight + 16 * j);
+    for (int at = 0; at < k; at += 2, weight += 32 * WIDTH) {
+        const Two<WIDTH> two(weight);
         for (int i = 0; i < ROWS; ++i) {
-            const __m512 left = _mm512_set1_ps(x[i * stride_x + at]);
-            for (int j = 0; j < WIDTH; ++j) sum[i][j] = _mm512_fmadd_ps(left, right[j], sum[i][j]);
+            const __m512 even = _mm512_set1_ps(x[i * stride_x + at]), odd = _mm512_set1_ps(x[i * stride_x + at + 1]);
+            for (int j = 0; j < WIDTH; ++j)
+                sum[i][j] = _mm512_fmadd_ps(odd, two.odd[j], _mm512_fmadd_ps(even, two.even[j], sum[i][j]));
         }
     }
     for (int i = 0; i < ROWS; ++i)
         for (int j = 0; j < WIDTH; ++j) _mm512_storeu_ps(out + i * stride + 16 * j, sum[i][j]);
 }
 
-template <int WIDTH>
-void strips(int rows, const float* x, int stride_x, int k, const float* weight, const float* bias, float* out,
+template <int WIDTH, class Number>
+void strips(int rows, const float* x, int stride_x, int k, const Number* weight, const float* bias, float* out,
             int stride) {
     for (; rows >= ROWS_AT_ONCE; rows -= ROWS_AT_ONCE, x += ROWS_AT_ONCE * stride_x, out += ROWS_AT_ONCE * stride)
         strip<ROWS_AT_ONCE, WIDTH>(x, stride_x, k, weight, bias, out, stride);
@@ -56,19 +80,22 @@ void strips(int rows, const float* x, int stride_x, int k, const float* weight, 
 }
 
 // out (rows x columns) = x (rows x k) . weight (k x columns) + bias; columns are strips, or half of one.
-void multiply(const float* x, int stride_x, int rows, int k, const float* weight, const float* bias, int columns,
+template <class Number>
+void multiply(const float* x, int stride_x, int rows, int k, const Number* weight, const float* bias, int columns,
               float* out, int stride) {
     if (columns < STRIP) return strips<1>(rows, x, stride_x, k, weight, bias, out, stride);
     for (int column = 0; column < columns; column += STRIP)
         strips<2>(rows, x, stride_x, k, weight + (long)column * k, bias ? bias + column : nullptr, out + column, stride);
 }
 
-void multiply(const float* x, int stride_x, int rows, int inputs, const Linear& linear, int outputs, float* out) {
-    multiply(x, stride_x, rows, inputs, static_cast<const float*>(linear.weight), linear.bias, outputs, out, outputs);
+template <class Number>
+void apply(const Linear<Number>& linear, const float* x, int stride_x, int rows, int inputs, int outputs, float* out) {
+    multiply(x, stride_x, rows, inputs, linear.weight, linear.bias, outputs, out, outputs);
 }
 
-void apply(const Linear& linear, const float* x, int rows, int inputs, int outputs, float* out) {
-    multiply(x, inputs, rows, inputs, linear, outputs, out);
+template <class Number>
+void apply(const Linear<Number>& linear, const float* x, int rows, int inputs, int outputs, float* out) {
+    apply(linear, x, inputs, rows, inputs, outputs, out);
 }
 
 // Each head's part of `x` (rows x heads * inner) times its own matrix: to heads x rows x channels.
@@ -222,11 +249,11 @@ void show(const ImageToToken& attention, const float* tokens, const float* posit
 void apply(const Mlp& mlp, const float* x, int stride_x, int rows, int outputs, Room room, float* out) {
     float* first = room.take((long)rows * CHANNELS);
     float* second = room.take((long)rows * CHANNELS);
-    multiply(x, stride_x, rows, CHANNELS, mlp.layers[0], CHANNELS, first);
+    apply(mlp.layers[0], x, stride_x, rows, CHANNELS, CHANNELS, first);
     rectify(first, (long)rows * CHANNELS);
-    multiply(first, CHANNELS, rows, CHANNELS, mlp.layers[1], CHANNELS, second);
+    apply(mlp.layers[1], first, rows, CHANNELS, CHANNELS, second);
     rectify(second, (long)rows * CHANNELS);
-    multiply(second, CHANNELS, rows, CHANNELS, mlp.layers[2], outputs, out);
+    apply(mlp.layers[2], second, rows, CHANNELS, outputs, out);
 }
 
 }  // namespace

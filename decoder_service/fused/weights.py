@@ -68,8 +68,9 @@ def _layer(block: Any) -> Iterator[torch.Tensor]:
     yield from _norm(block.norm1)
     yield from _token_to_image(block.cross_attn_token_to_image)
     yield from _norm(block.norm2)
-    yield from _linear(block.mlp.lin1)
-    yield from _linear(block.mlp.lin2)
+    for linear in (block.mlp.lin1, block.mlp.lin2):
+        yield _in_narrow_strips(linear.weight.T)
+        yield linear.bias
     yield from _norm(block.norm3)
     yield from _image_to_token(block.cross_attn_image_to_token)
     yield from _norm(block.norm4)
@@ -106,7 +107,7 @@ def _mlp(mlp: Any) -> Iterator[torch.Tensor]:
     for linear in mlp.layers:
         # Half a strip at least.
         missing = max(0, TILE - linear.out_features)
-        yield _in_strips(functional.pad(linear.weight.T, (0, missing)))
+        yield _in_narrow_strips(functional.pad(linear.weight.T, (0, missing)))
         yield functional.pad(linear.bias, (0, missing))
 
 
@@ -144,3 +145,13 @@ def _by_head(linear: Any) -> torch.Tensor:
 def _in_strips(matrix: torch.Tensor) -> torch.Tensor:
     """Cut the columns of ...xKxN into strips of 32 at most, which lie one after another: ...x(N/32)xKx32."""
     return matrix.reshape(*matrix.shape[:-1], -1, min(_STRIP, matrix.shape[-1])).movedim(-2, -3)
+
+
+def _in_narrow_strips(matrix: torch.Tensor) -> torch.Tensor:
+    """Cut the columns of KxN into strips as well, in bfloat16: (N/32)x(K/2)x2x16x2.
+
+    Two rows lie beside each other: of each 16 columns the first row's and the second row's numbers in turn.
+    """
+    strips = _in_strips(matrix)
+    pairs = strips.reshape(len(strips), -1, 2, strips.shape[-1] // TILE, TILE)
+    return pairs.movedim(2, -1).to(torch.bfloat16)

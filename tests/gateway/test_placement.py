@@ -197,7 +197,7 @@ def test_after_a_refusal_another_is_asked_and_the_picture_stays_where_it_was() -
 
 @pytest.mark.parametrize("asked", [1, 2, 3])
 def test_while_one_is_asked_all_may_go(asked: int) -> None:
-    """When the last replica leaves amid a call that others have refused, there is no further candidate, and no error."""
+    """When the last replica leaves amid a call that others have refused, no candidate is left, and nothing raises."""
     placed = placement(4)
     candidates = placed.candidates(PICTURES[0])
     for _ in range(asked):

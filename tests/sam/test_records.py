@@ -86,7 +86,7 @@ def test_an_embedding_with_a_value_that_is_not_finite_is_refused(value: float, d
 
 
 def test_a_stored_embedding_is_small() -> None:
-    """The record adds less than 256 bytes to its 2 MiB of numbers, or to the 1 MiB and the scales of a quantized one."""
+    """The record adds less than 256 bytes to its 2 MiB of numbers, or to the 1 MiB and the scales if quantized."""
     assert len(EMBEDDING_BYTES) < 2 * 2**20 + 256
     assert len(QUANTIZED_BYTES) < 2**20 + 1024 + 256
 
