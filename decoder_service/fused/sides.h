@@ -48,7 +48,7 @@ struct Layer {
 };
 
 struct Mlp {
-    Linear<bf16> layers[3];
+    Linear<float> layers[3];
 };
 
 struct Upscaling {

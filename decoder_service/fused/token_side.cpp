@@ -3,8 +3,8 @@
 //
 // Matrices are row-major. Rows are prompts x tokens. What belongs to heads is heads x rows x channels. Weights, inputs x
 // outputs, are cut into strips of 32 outputs, which lie one after another: so they are read from beginning to end. With a
-// few rows it is reading them that takes the time; those of the perceptrons, two thirds of all, are therefore bfloat16, in
-// which of each 16 outputs two inputs lie in one register, the second in the upper halves.
+// few rows it is reading them that takes the time. Those of the layers' perceptrons, more than half of all, are therefore
+// bfloat16: of each 16 outputs two inputs share a register, the second in the upper halves.
 
 #include "sides.h"
 

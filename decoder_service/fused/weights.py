@@ -107,7 +107,7 @@ def _mlp(mlp: Any) -> Iterator[torch.Tensor]:
     for linear in mlp.layers:
         # Half a strip at least.
         missing = max(0, TILE - linear.out_features)
-        yield _in_narrow_strips(functional.pad(linear.weight.T, (0, missing)))
+        yield _in_strips(functional.pad(linear.weight.T, (0, missing)))
         yield functional.pad(linear.bias, (0, missing))
 
 

@@ -23,10 +23,6 @@ inline T* panel_place(T* panels, int k, int row, int column) {
 template <int ISA>
 struct PanelProducts;
 
-inline void fetch(const bf16* from, int lines) {
-    for (int i = 0; i < lines; ++i) _mm_prefetch(reinterpret_cast<const char*>(from + 32 * i), _MM_HINT_T0);
-}
-
 // Out (rows x 16 tiles) = a (rows x k) . b, or out += where ADD. `rows` is a multiple of 32; b is packed by tiles.
 
 template <>
@@ -50,8 +46,6 @@ struct PanelProducts<AMX> {
     }
 
    private:
-    static constexpr int EARLY = 2;  // steps
-
     template <bool ADD>
     static void both(const bf16* a, long steps, const bf16* left, float* out, int stride) {
         const bf16* right = left + steps * TILE_SIZE;

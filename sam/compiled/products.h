@@ -18,6 +18,14 @@ constexpr int TILE_SIZE = TILE * DEPTH;
 
 enum Isa { AVX512 = 0, AMX = 1 };
 
+// How many steps early what tiles will read is fetched into the first-level cache: loading a tile waits for its memory, and
+// what follows waits for it.
+constexpr int EARLY = 2;
+
+inline void fetch(const bf16* from, int lines) {
+    for (int i = 0; i < lines; ++i) _mm_prefetch(reinterpret_cast<const char*>(from + 32 * i), _MM_HINT_T0);
+}
+
 inline void transpose_16x16(__m512i row[16]) {
     __m512i half[16];
     for (int i = 0; i < 16; i += 2) {
@@ -111,13 +119,18 @@ struct Products<AMX> {
             for (int row = 0; row < rows; row += 32) {
                 float* to = out + row * stride + tile * TILE;
                 begin_sums<ADD, true>(to, stride);
-                for (int step = 0; step < steps; ++step) {
+                const bf16 *left = b + tile * steps * TILE_SIZE, *right = left + steps * TILE_SIZE;
+                for (int step = 0; step < steps; ++step, left += TILE_SIZE, right += TILE_SIZE) {
+                    // After the last step of these two columns of tiles comes the first of the next two.
+                    const int turn = step + EARLY < steps ? 0 : steps * TILE_SIZE;
                     _tile_loadd(4, a + row * stride_a + step * DEPTH, bytes_a);
                     _tile_loadd(5, a + (row + 16) * stride_a + step * DEPTH, bytes_a);
-                    _tile_loadd(6, b + (tile * steps + step) * TILE_SIZE, 64);
-                    _tile_loadd(7, b + ((tile + 1) * steps + step) * TILE_SIZE, 64);
+                    _tile_loadd(6, left, 64);
+                    _tile_loadd(7, right, 64);
                     _tile_dpbf16ps(0, 4, 6);
+                    fetch(left + EARLY * TILE_SIZE + turn, 16);
                     _tile_dpbf16ps(1, 4, 7);
+                    fetch(right + EARLY * TILE_SIZE + turn, 16);
                     _tile_dpbf16ps(2, 5, 6);
                     _tile_dpbf16ps(3, 5, 7);
                 }
