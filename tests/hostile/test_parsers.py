@@ -36,6 +36,9 @@ LIMITS = ImageLimits(max_pixels=2**20, formats=(*DEFAULT_FORMATS, *OPTIONAL_FORM
 
 RECORDS = [
     embedding_to_bytes(Embedding(np.zeros(EMBEDDING_SHAPE, np.float16), DIGEST, Size(9, 9), "vit_b", DIGEST)),
+    embedding_to_bytes(
+        Embedding(np.ones(EMBEDDING_SHAPE, np.float32), DIGEST, Size(9, 9), "vit_b", DIGEST, quantized=True)
+    ),
     mask_to_bytes(np.zeros((1, LOW_RES_SIDE, LOW_RES_SIDE), np.float32), DIGEST, DIGEST),
     alias_to_bytes(Alias(DIGEST, Size(9, 9), "https://a.example/")),
 ]
