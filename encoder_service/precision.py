@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from encoder_service.fast_image_encoder import FastImageEncoder
 from encoder_service.fused.attention import ExactAttention
+from encoder_service.fused.crew import Crew
 from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
 from encoder_service.fused.library import SOURCES
 from sam.compiled.library import Isa, Library, LibraryMissing
@@ -83,7 +83,7 @@ def _in_float32(vit: Any, engine: Engine, threads: int) -> CpuEncoder:
         if library.isa is Isa.AMX:
             return CpuEncoder(FusedImageEncoder(vit, library, threads, torch.float32), "fused", torch.float32)
         # Three products in bfloat16 for one in float32 would not be faster here: torch's own it is.
-        attention = partial(ExactAttention, library, ThreadPoolExecutor(threads, thread_name_prefix="encode"))
+        attention = partial(ExactAttention, library, Crew(threads))
         return CpuEncoder(FastImageEncoder(vit, torch.float32, attention), "fused", torch.float32)
     return CpuEncoder(FastImageEncoder(vit, torch.float32), "fast", torch.float32)
 

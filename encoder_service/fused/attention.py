@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
+from encoder_service.fused.crew import Crew, Work
 from sam.compiled.library import DEPTH, TILE, Library, address, pack
 
 PANEL = 32
 """Rows of left operands that lie together: see sam/compiled/panels.h."""
-
-Work = Callable[[], None]
 
 
 class _Table(NamedTuple):
@@ -102,26 +100,20 @@ class ExactAttention:
 
     Args:
         library: the compiled code.
-        pool: the threads that compute.
+        crew: the threads that compute.
         block: one of an `ImageEncoderViT`.
     """
 
-    def __init__(self, library: Library, pool: Executor, block: Any) -> None:
+    def __init__(self, library: Library, crew: Crew, block: Any) -> None:
         self._attention = CompiledAttention(library, block, torch.float32)
-        self._pool = pool
+        self._crew = crew
 
     def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """Attend: H x W x 3C float32 to H x W x C."""
         rows, columns, width = qkv.shape
         flat, attended = qkv.view(rows * columns, width), torch.empty(rows * columns, width // 3)
-        run(self._pool, self._attention.pieces(flat, attended, rows, columns))
+        self._crew.run(self._attention.pieces(flat, attended, rows, columns))
         return attended.view(rows, columns, -1)
-
-
-def run(pool: Executor, pieces: list[Work]) -> None:
-    """Do all pieces, and return when all are done."""
-    for done in [pool.submit(piece) for piece in pieces]:
-        done.result()
 
 
 def _pack_exactly(matrix: torch.Tensor) -> torch.Tensor:

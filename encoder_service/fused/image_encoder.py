@@ -9,8 +9,7 @@ layers.cpp and attention.cpp: tokens for the linear layers, heads of the whole p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from encoder_service.fused.attention import PANEL, CompiledAttention, Work, run
+from encoder_service.fused.attention import PANEL, CompiledAttention
+from encoder_service.fused.crew import Crew, Work
 from sam.compiled.library import DEPTH, TILE, Library, address, pack
 
 _TOKENS_AT_ONCE = 128
@@ -58,7 +58,7 @@ class FusedImageEncoder(nn.Module):
         self._blocks = [_Block(block, library, dtype) for block in vit.blocks]
         self._dtype = dtype
         self._room: _Room | None = None
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self._crew = Crew(threads)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Embed input frames.
@@ -75,10 +75,34 @@ class FusedImageEncoder(nn.Module):
         tokens += self._pos_embed[:, :rows, :columns]
         room = self._room_for(tokens[0])
         for image in tokens:
-            for block in self._blocks:
-                for stage in block.stages(image, room):
-                    run(self._pool, stage)
+            for stage in self._stages(image, room):
+                self._crew.run(stage)
         return self._neck(tokens)
+
+    def _stages(self, tokens: torch.Tensor, room: _Room) -> Iterator[list[Work]]:
+        """Yield what is to be done to the tokens of one image, H x W x C float32: pieces that any threads may do.
+
+        All pieces of a stage must be done before the next stage is asked for. What ends a block and what begins the
+        next looks at each token alone, and is done in one go.
+        """
+        rows, columns, channels = tokens.shape
+        flat = tokens.view(-1, channels)
+        places = [slice(first, first + _TOKENS_AT_ONCE) for first in range(0, len(flat), _TOKENS_AT_ONCE)]
+        parts = [(flat[place], room.attended[place], room.qkv[place]) for place in places]
+
+        def end_and_begin(
+            ending: _Block | None, beginning: _Block | None, part: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+        ) -> None:
+            tokens, attended, qkv = part
+            if ending is not None:
+                ending.finish(tokens, attended)
+            if beginning is not None:
+                beginning.project(tokens, qkv)
+
+        for before, block in zip([None, *self._blocks], [*self._blocks, None], strict=True):
+            yield [partial(end_and_begin, before, block, part) for part in parts]
+            if block is not None:
+                yield block.attention.pieces(room.qkv, room.attended, rows, columns)
 
     def _room_for(self, tokens: torch.Tensor) -> _Room:
         if self._room is None or not self._room.is_for(tokens):
@@ -179,34 +203,23 @@ class _Block:
     def __init__(self, block: Any, library: Library, dtype: torch.dtype) -> None:
         parts = 1 if dtype == torch.bfloat16 else 2
         self._functions, self._how = library.functions, (int(library.isa), parts)
-        self._attention = CompiledAttention(library, block, dtype)
+        self.attention = CompiledAttention(library, block, dtype)
         self._norm1, self._norm2 = _Norm.of(block.norm1), _Norm.of(block.norm2)
         self._qkv = _Linear.of(library, block.attn.qkv, parts)
         self._proj = _Linear.of(library, block.attn.proj, parts)
         self._mlp_in = _Linear.of(library, block.mlp.lin1, parts)
         self._mlp_out = _Linear.of(library, block.mlp.lin2, parts)
 
-    def stages(self, tokens: torch.Tensor, room: _Room) -> Iterable[list[Work]]:
-        """Yield what is to be done to the tokens of one image, H x W x C float32: pieces that any threads may do.
-
-        All pieces of a stage must be done before the next stage is asked for.
-        """
-        rows, columns, channels = tokens.shape
-        qkv, attended = room
-        flat = tokens.view(-1, channels)
-        some = [slice(first, first + _TOKENS_AT_ONCE) for first in range(0, len(flat), _TOKENS_AT_ONCE)]
-        yield [partial(self._project, flat[part], qkv[part]) for part in some]
-        yield self._attention.pieces(qkv, attended, rows, columns)
-        yield [partial(self._finish, flat[part], attended[part]) for part in some]
-
-    def _project(self, tokens: torch.Tensor, qkv: torch.Tensor) -> None:
+    def project(self, tokens: torch.Tensor, qkv: torch.Tensor) -> None:
+        """Write the queries, keys and values of some tokens, N x C float32 to N x 3C."""
         self._functions.samovar_project(
             *(*self._how, address(tokens), *tokens.shape),
             *(address(self._norm1.weight), address(self._norm1.bias), self._norm1.epsilon),
             *(address(self._qkv.weight), address(self._qkv.bias), self._qkv.outputs, address(qkv)),
         )
 
-    def _finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> None:
+    def finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> None:
+        """Add to some tokens what they attended to, and what the perceptron makes of that."""
         self._functions.samovar_add_attended(
             *(*self._how, address(attended), *tokens.shape),
             *(address(self._proj.weight), address(self._proj.bias), address(tokens)),

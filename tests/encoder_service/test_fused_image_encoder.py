@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from encoder_service import precision
 from encoder_service.fast_image_encoder import FastImageEncoder, TorchAttention
 from encoder_service.fused.attention import CompiledAttention, ExactAttention
+from encoder_service.fused.crew import Crew
 from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
 from encoder_service.fused.library import SOURCES
 from encoder_service.model import ImageEncoder
@@ -93,10 +93,9 @@ def test_it_is_the_exact_one_in_parts(isa: Isa, name: str, side: int) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_attention_in_float32_is_torchs(name: str, side: int) -> None:
     """In float32 the embedding differs from that of the engine in torch by rounding alone, whatever is compiled."""
-    with ThreadPoolExecutor(2) as pool:
-        attention = partial(ExactAttention, compiled(exact=True), pool)
-        with torch.inference_mode():
-            found = FastImageEncoder(network(name), torch.float32, attention)(frame(side))
+    attention = partial(ExactAttention, compiled(exact=True), Crew(2))
+    with torch.inference_mode():
+        found = FastImageEncoder(network(name), torch.float32, attention)(frame(side))
     expected = exact(name, side)
     assert not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
