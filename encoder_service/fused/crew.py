@@ -22,7 +22,7 @@ class Crew:
     def run(self, pieces: Sequence[Work]) -> None:
         """Do all pieces, in any thread and order, and return when all are done.
 
-        Whoever has ended one begins the next: a piece takes milliseconds, and a future for each is a tenth of one.
+        Whoever has ended one begins the next. A future for each would cost a hundredth and more of what a piece takes.
         """
         waiting = iter(pieces)  # of a sequence, which is safe to share between threads
 
