@@ -31,6 +31,24 @@ class _Table(NamedTuple):
         return cls(packed(table), table.shape[1], count // 2)
 
 
+class Grid(NamedTuple):
+    """The tokens of a picture, which follow one another by lines: by rows, or by columns where it is turned.
+
+    Attributes:
+        qkv: HW x 3C.
+        attended: where the result goes, HW x C; bfloat16 in panels, HW rounded up to whole ones.
+        lines: H, or W.
+        line: tokens in one.
+        turned: whether a line is a column.
+    """
+
+    qkv: torch.Tensor
+    attended: torch.Tensor
+    lines: int
+    line: int
+    turned: bool = False
+
+
 class CompiledAttention:
     """Attends within windows or over the whole picture.
 
@@ -38,13 +56,16 @@ class CompiledAttention:
         library: the compiled code.
         block: one of an `ImageEncoderViT`.
         dtype: bfloat16 or float32.
+
+    Attributes:
+        window: the side of a window; 0: whoever attends does so to the whole picture.
     """
 
     def __init__(self, library: Library, block: Any, dtype: torch.dtype) -> None:
         attention = block.attn
         self._heads: int = attention.num_heads
         self._scale: float = attention.scale
-        self._window: int = block.window_size
+        self.window: int = block.window_size
         # What the layer before makes of the zeros that pad the last windows.
         self._outside = attention.qkv.bias.detach().to(dtype)
         exact = dtype == torch.float32
@@ -54,44 +75,31 @@ class CompiledAttention:
         self._by_row = _Table.of(attention.rel_pos_h, packed, multiple)
         self._by_column = _Table.of(attention.rel_pos_w, packed, multiple)
 
-    def pieces(self, qkv: torch.Tensor, attended: torch.Tensor, rows: int, columns: int) -> list[Work]:
+    def pieces(self, tokens: Grid, end: int | None = None) -> list[Work]:
         """Return what is to be done: pieces that any threads may do.
 
         Args:
-            qkv: of `rows` x `columns` tokens, HW x 3C.
-            attended: where the result goes, HW x C; bfloat16 in panels, HW rounded up to whole ones.
-            rows: H.
-            columns: W.
+            tokens: what attends.
+            end: windows that begin in this line and after it are left out.
         """
-        side = self._window
+        side = self.window
         if not side:
-            whole = (0, 0, rows, columns)
-            return [
-                partial(self._within, qkv, attended, rows, columns, whole, head, head + 1)
-                for head in range(self._heads)
-            ]
+            whole = (0, 0, tokens.lines, tokens.line)
+            return [partial(self._within, tokens, whole, head, head + 1) for head in range(self._heads)]
         return [
-            partial(self._within, qkv, attended, rows, columns, (top, left, side, side), 0, self._heads)
-            for top in range(0, rows, side)
-            for left in range(0, columns, side)
+            partial(self._within, tokens, (top, left, side, side), 0, self._heads)
+            for top in range(0, tokens.lines if end is None else end, side)
+            for left in range(0, tokens.line, side)
         ]
 
-    def _within(
-        self,
-        qkv: torch.Tensor,
-        attended: torch.Tensor,
-        rows: int,
-        columns: int,
-        grid: tuple[int, int, int, int],
-        first_head: int,
-        end_head: int,
-    ) -> None:
+    def _within(self, tokens: Grid, grid: tuple[int, int, int, int], first_head: int, end_head: int) -> None:
+        across, along = (self._by_column, self._by_row) if tokens.turned else (self._by_row, self._by_column)
         self._attend(
-            *(address(qkv), address(self._outside), rows, columns),
-            *(*grid, attended.shape[1], self._heads, first_head, end_head),
-            *(address(self._by_row.packed), self._by_row.distances, self._by_row.centre),
-            *(address(self._by_column.packed), self._by_column.distances, self._by_column.centre),
-            *(self._scale, address(attended)),
+            *(address(tokens.qkv), address(self._outside), tokens.lines, tokens.line),
+            *(*grid, tokens.attended.shape[1], self._heads, first_head, end_head),
+            *(address(across.packed), across.distances, across.centre),
+            *(address(along.packed), along.distances, along.centre),
+            *(self._scale, address(tokens.attended)),
         )
 
 
@@ -112,7 +120,7 @@ class ExactAttention:
         """Attend: H x W x 3C float32 to H x W x C."""
         rows, columns, width = qkv.shape
         flat, attended = qkv.view(rows * columns, width), torch.empty(rows * columns, width // 3)
-        self._crew.run(self._attention.pieces(flat, attended, rows, columns))
+        self._crew.run(self._attention.pieces(Grid(flat, attended, rows, columns)))
         return attended.view(rows, columns, -1)
 
 

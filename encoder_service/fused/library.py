@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam.compiled.library import INTEGER, POINTER, SINGLE, Sources
+from sam.compiled.library import INTEGER, LONG, POINTER, SINGLE, Sources
 
 _ATTEND = (
     *(POINTER, POINTER, INTEGER, INTEGER),
@@ -16,7 +16,7 @@ _ATTEND = (
 
 SOURCES = Sources(
     Path(__file__).parent,
-    ("attention.cpp", "layers.cpp", "memory.h", "operands.h"),
+    ("attention.cpp", "blocks.cpp", "ends.cpp", "layers.h", "memory.h", "operands.h"),
     {
         "samovar_project": [
             *(INTEGER, INTEGER, POINTER, INTEGER, INTEGER),
@@ -28,6 +28,20 @@ SOURCES = Sources(
             *(INTEGER, INTEGER, POINTER, INTEGER, INTEGER),
             *(POINTER, POINTER, SINGLE),
             *(POINTER, POINTER, INTEGER, POINTER, POINTER),
+        ],
+        "samovar_patches": [
+            *(INTEGER, INTEGER, POINTER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER),
+            *(POINTER, POINTER, INTEGER, POINTER),
+        ],
+        "samovar_narrow": [
+            *(INTEGER, INTEGER, POINTER, INTEGER, INTEGER),
+            *(POINTER, INTEGER, POINTER, POINTER, SINGLE),
+            *(INTEGER, INTEGER, INTEGER, INTEGER, POINTER),
+        ],
+        "samovar_convolve": [
+            *(INTEGER, INTEGER, POINTER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER),
+            *(POINTER, INTEGER, POINTER, POINTER, SINGLE),
+            *(POINTER, LONG),
         ],
         "samovar_attend": [INTEGER, *_ATTEND],
         "samovar_attend_exactly": _ATTEND,

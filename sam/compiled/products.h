@@ -23,6 +23,8 @@ enum Isa { AVX512 = 0, AMX = 1 };
 constexpr int EARLY = 2;
 
 inline void fetch(const bf16* from, int lines) {
+    // Else GCC works out sixteen addresses where `from` is one of two.
+    asm volatile("" : "+r"(from));
     for (int i = 0; i < lines; ++i) _mm_prefetch(reinterpret_cast<const char*>(from + 32 * i), _MM_HINT_T0);
 }
 

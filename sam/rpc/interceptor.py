@@ -13,11 +13,12 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from sam.auth import KeyRing
-from sam.errors import InternalError, RequestInvalid, SamovarError, StoreUnavailable
+from sam.errors import InternalError, RequestInvalid, RequestTooLarge, SamovarError, StoreUnavailable
 from sam.patience import begin_to_doubt
 from sam.rpc.call_log import CallEnd, log_call
 from sam.rpc.caller import REQUEST_ID_KEY, STORE_LOST_KEY, api_key_of, request_id_or_new, to_dict
 from sam.rpc.status import DETAILS_KEY, code_of, to_status
+from sam.rpc.wire import LARGE, find_too_long
 
 log = structlog.get_logger("sam.rpc")
 
@@ -71,27 +72,37 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
 
 
-class _Unreadable:
-    """Stands where a request would, if what was sent is none."""
+class _Unread:
+    """Stands where a request would, if what was sent is not to be read."""
+
+    def __init__(self, error: SamovarError) -> None:
+        self.error = error
 
 
 def _reading(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """Let unreadable bytes through to where errors become statuses; gRPC itself answers them with UNKNOWN."""
+    """Let what is unreadable or too much through to where errors become statuses; gRPC itself answers with UNKNOWN."""
     if deserialize is None:
         return None
+    # That of a message class; others, which are none of ours, are left alone.
+    kind = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
 
     def read(data: bytes) -> Any:
+        if kind is not None and len(data) > LARGE and (found := find_too_long(data, kind)):
+            text = f"There are more than {found.at_most} {found.field}. Send fewer in one call."
+            return _Unread(RequestTooLarge(text, field=found.field))
         try:
             return deserialize(data)
         except DecodeError:
-            return _Unreadable()
+            return _Unread(
+                RequestInvalid("What was sent is no message of this method. Is the client built from another contract?")
+            )
 
     return read
 
 
-def _check_readable(request: Any) -> None:
-    if isinstance(request, _Unreadable):
-        raise RequestInvalid("What was sent is no message of this method. Is the client built from another contract?")
+def _check_read(request: Any) -> None:
+    if isinstance(request, _Unread):
+        raise request.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,7 @@ class _Call:
 def _answering(behaviour: _Handler, known: _Call) -> _Handler:
     async def call(request: Any, context: _Context) -> Any:
         async with _reported(context, known) as end:
-            _check_readable(request)
+            _check_read(request)
             end.answer = await behaviour(request, context)
             return end.answer
 
@@ -119,7 +130,7 @@ def _answering_stream(
 ) -> Callable[[Any, _Context], AsyncGenerator[Any, None]]:
     async def call(request: Any, context: _Context) -> AsyncGenerator[Any, None]:
         async with _reported(context, known) as end:
-            _check_readable(request)
+            _check_read(request)
             async with aclosing(behaviour(request, context)) as messages:
                 async for message in messages:
                     end.answer = message

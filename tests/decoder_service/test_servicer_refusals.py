@@ -110,6 +110,22 @@ def test_caps_are_errors() -> None:
     refused(RequestTooLarge, None, prompts=[POINT, POINT], options=options, **fields)
 
 
+def test_what_would_unfold_is_refused_before_it_is_parsed() -> None:
+    """Millions of empty prompts, which would take tens of bytes each, are too many; the replica goes on serving."""
+
+    async def test(service: Decoder) -> None:
+        send: Any = service.channel.unary_unary("/sam.v1.DecoderService/SegmentImage")
+        broken_at_its_end = b"\x1a\x00" * 2**22 + b"\x1a"
+        with pytest.raises(RequestTooLarge, match="more than 4096 prompts") as info:
+            await service.call(send(broken_at_its_end, timeout=30))
+        assert info.value.field == "prompts"
+        with pytest.raises(RequestInvalid, match="no message of this method"):
+            await service.call(send(b"\x1a\x00\x1a", timeout=30))
+        assert len((await service.segment()).results) == 1
+
+    with_decoder(test)
+
+
 def test_another_model_is_not_served() -> None:
     """The error lists the model that is."""
     error = refused(ModelNotServed, "model", model="vit_h")

@@ -10,9 +10,10 @@ import torch
 
 from encoder_service import precision
 from encoder_service.fast_image_encoder import FastImageEncoder, TorchAttention
-from encoder_service.fused.attention import CompiledAttention, ExactAttention
+from encoder_service.fused.attention import CompiledAttention, ExactAttention, Grid
 from encoder_service.fused.crew import Crew
 from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
+from encoder_service.fused.layers import Lines, Patches
 from encoder_service.fused.library import SOURCES
 from encoder_service.model import ImageEncoder
 from encoder_service.precision import MAX_RELATIVE_ERROR
@@ -115,8 +116,70 @@ def test_several_pictures_are_embedded_one_by_one() -> None:
     encoder = fused("tiny", Isa.AVX512)
     with torch.inference_mode():
         together, apart = encoder(frames), torch.cat([encoder(frames[:1]), encoder(frames[1:])])
-    # Torch's layers before and after it may round a batch differently.
-    assert (together - apart).norm() <= MAX_RELATIVE_ERROR / 2 * apart.norm()
+    assert torch.equal(together, apart)
+
+
+# Windows begin in lines 14, 28, 42 and 56 of tokens, 16 pixels each.
+PADDED = {
+    "3:2": (683, 1024),
+    "16:9": (576, 1024),
+    "a strip": (20, 1024),
+    "3:4": (1024, 768),
+    "a post": (1024, 224),
+    "nearly square": (900, 1024),
+    "square": (1024, 1024),
+}
+
+
+def padded(rows: int, columns: int) -> torch.Tensor:
+    whole = torch.zeros(1, 3, 1024, 1024)
+    whole[:, :, :rows, :columns] = frame(1024)[:, :, :rows, :columns]
+    return whole
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", PADDED)
+def test_pictures_of_every_shape_are_embedded(shape: str, dtype: torch.dtype) -> None:
+    """Whichever side is padded, by however many windows, the embedding is that of the engine in torch."""
+    picture = padded(*PADDED[shape])
+    with torch.inference_mode():
+        expected = FastImageEncoder(network("tiny"), torch.float32)(picture)
+        encoder = FusedImageEncoder(network("tiny"), compiled(), 2, dtype)
+        first, again = encoder(picture), encoder(picture)
+    assert torch.equal(first, again)
+    assert (first - expected).norm() <= (MAX_RELATIVE_ERROR if dtype == torch.bfloat16 else 2e-5) * expected.norm()
+
+
+@pytest.mark.parametrize("apart", [0, 1, 3])
+def test_no_picture_leaves_a_trace_in_the_next(apart: int) -> None:
+    """What is kept of padding is the same for all pictures: each is embedded as if it were the first, to the bit."""
+    deeper = VitVariant(embed_dim=32, depth=apart + 2, heads=2, global_attn_indexes=(apart,))
+    vit = loaded(deeper, seeded_weights(deeper))
+    used = FusedImageEncoder(vit, compiled(), 2)
+    order = ["square", "3:2", "a post", "16:9", "nearly square", "3:4", "a strip", "3:2", "16:9", "3:4", "square"]
+    with torch.inference_mode():
+        for shape in order:
+            picture = padded(*PADDED[shape])
+            assert torch.equal(used(picture), FusedImageEncoder(vit, compiled(), 2)(picture)), shape
+
+
+@pytest.mark.parametrize(("shape", "lines"), [("3:2", 56), ("16:9", 42), ("a post", 14), ("square", 64)])
+def test_padding_is_computed_once(shape: str, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the second picture of a shape, no window that is padding is computed until tokens see beyond it."""
+    encoder, computed = FusedImageEncoder(network("tiny"), compiled(), 1), []
+    whole = Patches.__call__
+
+    def counted(self: Patches, frame: torch.Tensor, lines: Lines, first: int, tokens: torch.Tensor) -> None:
+        computed.append(len(tokens))
+        whole(self, frame, lines, first, tokens)
+
+    monkeypatch.setattr(Patches, "__call__", counted)
+    with torch.inference_mode():
+        encoder(padded(*PADDED[shape]))
+        assert sum(computed) == 64 * 64
+        computed.clear()
+        encoder(-padded(*PADDED[shape]))
+    assert sum(computed) == lines * 64
 
 
 @pytest.mark.parametrize("factor", [0.0, 30.0])
@@ -157,7 +220,7 @@ def test_scores_that_outgrow_float32_are_scaled_anew(dtype: torch.dtype) -> None
     qkv = qkv.flatten(1).to(dtype)
     attended = torch.empty(16 * 24, 32, dtype=dtype)
     with torch.inference_mode():
-        for piece in CompiledAttention(library, block, dtype).pieces(qkv, attended, 16, 24):
+        for piece in CompiledAttention(library, block, dtype).pieces(Grid(qkv, attended, 16, 24)):
             piece()
         expected = TorchAttention(block, torch.float32)(qkv.float().view(16, 24, 96)).view(-1, 32)
     found = attended if exact else attended.view(-1, 2 * 16, 32)  # one step of channels: panels are plain rows

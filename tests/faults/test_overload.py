@@ -85,7 +85,7 @@ def test_f16_what_cannot_be_done_before_its_deadline_is_not_begun(tmp_path: Path
 _FULL_LOAD = pytest.mark.xfail(
     raises=FigureMissed,
     strict=False,
-    reason="seen on two shared cores: 78 to 88 % of the capacity, refusals in 63 to 338 ms, growth of 27 and 56 MiB",
+    reason="seen on two shared cores: 78 to 88 % of the capacity, refusals in 63 to 338 ms",
 )
 
 
@@ -117,13 +117,14 @@ def test_f17_ten_times_the_load_leaves_most_of_the_capacity(tmp_path: Path, repo
                 count = int(10 * capacity * OVERLOAD_S)
                 load = asyncio.create_task(steadily(10 * capacity, ask, count=count))
                 await asyncio.sleep(OVERLOAD_S / 3)
-                before = sum(replica.usage().rss_mib for replica in running.replicas)
+                held = []
                 while time.monotonic() < started + OVERLOAD_S - 1:
                     healthy.append(await direct.serving())
+                    held.append(sum(replica.usage().rss_mib for replica in running.replicas))
                     await asyncio.sleep(0.5)
-                grown = sum(replica.usage().rss_mib for replica in running.replicas) - before
                 await load
-                return started, healthy, grown
+                # A moment says little: an encoder's memory goes up and down by tens of MiB with the pictures it has.
+                return started, healthy, percentile(held[-10:], 0.5) - percentile(held[:10], 0.5)
 
         started, healthy, grown = asyncio.run(scenario())
     assert_right(history)
@@ -137,7 +138,7 @@ def test_f17_ten_times_the_load_leaves_most_of_the_capacity(tmp_path: Path, repo
         "F17",
         injected=f"10 times the capacity of the {tier}, for {OVERLOAD_S:.0f} s",
         counted="share of the capacity served; median of the refusals (429); other answers; health; growth of all "
-        "processes over the last 20 s",
+        "processes over the last 20 s, medians of 5 s",
         required="at least 80 %; below 50 ms; none; SERVING; below 20 MiB",
         seen=f"{share:.0%}; {median * 1000:.0f} ms of {len(refused)}; {', '.join(others) or 'none'}; "
         f"{'SERVING' if all(healthy) else 'not always'}; {grown:.1f} MiB",

@@ -109,3 +109,25 @@ def test_a_signal_while_starting() -> None:
     assert said.split() == ["ended"]
     assert process.returncode == 0
     assert "Traceback" not in logged
+
+
+_ALLOCATOR = """
+import ctypes, sys
+from sam.lifecycle import give_memory_back
+if sys.argv[1] == "give":
+    give_memory_back(2**20)
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+# From here on glibc would keep blocks up to this size by itself.
+libc.free(libc.malloc(8 * 2**20))
+# What comes from the system begins with a page.
+print(sum(libc.malloc(2 * 2**20) % 4096 == 16 for _ in range(8)))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+@pytest.mark.parametrize(("given", "blocks"), [("give", 8), ("keep", None)])
+def test_large_blocks_are_the_systems(given: str, blocks: int | None) -> None:
+    """Large blocks come from the system and go back to it, which they would not by themselves."""
+    done = subprocess.run([sys.executable, "-c", _ALLOCATOR, given], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == blocks if blocks is not None else int(done.stdout) < 8
