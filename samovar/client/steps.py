@@ -83,18 +83,23 @@ class Patience:
 
         Raises:
             DeadlineExceeded: the deadline passed before the first attempt was over.
-            SamovarError, ClientError: what the last attempt failed with.
+            SamovarError, ClientError: what the last attempt that was not cut short by the deadline failed with.
         """
         pause_s = self.first_pause_s
         unanswered = 0
-        failure: Exception = DeadlineExceeded(f"There was no answer within {deadline.timeout_s:g} s.")
+        failure: Exception | None = None
         while True:
             if deadline.left_s <= 0:
-                raise failure
+                raise failure or DeadlineExceeded(f"There was no answer within {deadline.timeout_s:g} s.")
             try:
                 return (yield from attempt())
             except final:
                 raise
+            except DeadlineExceeded as cut_short:
+                # The last attempt may have had moments only, and would say no more than that. The one before says why.
+                if failure is None:
+                    raise
+                raise failure from cut_short
             except (Overloaded, Unavailable) as error:
                 wait_s = max(error.retry_after_s or 0.0, pause_s)
                 if deadline.left_s <= wait_s:

@@ -92,6 +92,14 @@ def test_a_busy_server_is_asked_until_the_deadline() -> None:
     assert (pauses, attempts) == ([10, 10, 10], 4)
 
 
+def test_an_attempt_that_the_deadline_cuts_short_hides_nothing() -> None:
+    """What the attempt before failed with says more than that the last had too little time."""
+    result, _, attempts = outcome([StoreUnavailable("lost"), DeadlineExceeded("no")])
+    assert isinstance(result, StoreUnavailable)
+    assert isinstance(result.__cause__, DeadlineExceeded)
+    assert attempts == 2
+
+
 def test_no_pause_goes_beyond_the_deadline() -> None:
     """A time named by the server that lies behind the deadline is not waited for."""
     result, pauses, _ = outcome([Overloaded("busy", retry_after_s=61)])
