@@ -11,13 +11,12 @@ of a global layer, several times over. Here
   keys and values are the bias of the qkv layer;
 - the MLP runs over slices of tokens, and in bfloat16 its GELU inside the first product where torch's CPU library can do
   that;
-- attention can be given by compiled code instead (`encoder_service.fused.attention`);
 - linear layers and attention run in `dtype`; the residual stream, the layer norms and the neck stay in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -35,10 +34,6 @@ _BLOCK_BYTES = 4 * 2**20
 _MLP_TOKENS = 1024
 
 
-Attention = Callable[[torch.Tensor], torch.Tensor]
-"""Attends: queries, keys and values of one image's tokens, H x W x 3C, to H x W x C."""
-
-
 def is_supported(network: nn.Module) -> bool:
     """Return whether a network is upstream's ViT, which is what this module knows."""
     return isinstance(network, upstream_modeling().ImageEncoderViT)
@@ -47,21 +42,17 @@ def is_supported(network: nn.Module) -> bool:
 class FastImageEncoder(nn.Module):
     """Computes what an `ImageEncoderViT` on a CPU computes."""
 
-    def __init__(self, vit: Any, dtype: torch.dtype, attention_of: Callable[[Any], Attention] | None = None) -> None:
+    def __init__(self, vit: Any, dtype: torch.dtype) -> None:
         """Take the weights of a network; in float32 they are shared with it, not copied.
 
         Args:
             vit: upstream's `ImageEncoderViT`, its weights loaded, float32.
             dtype: float32 or bfloat16, of the linear layers and of attention.
-            attention_of: gives the attention of a block, in `dtype`; None: in torch.
         """
         super().__init__()
         # Not the network itself, so that the weights that were converted can go.
         self._patch_embed, self._pos_embed, self._neck = vit.patch_embed, vit.pos_embed, vit.neck
-        self._blocks = [
-            _Block(block, dtype, attention_of(block) if attention_of else TorchAttention(block, dtype))
-            for block in vit.blocks
-        ]
+        self._blocks = [_Block(block, dtype) for block in vit.blocks]
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Embed input frames.
@@ -87,13 +78,13 @@ class FastImageEncoder(nn.Module):
 class _Block:
     """One transformer block."""
 
-    def __init__(self, block: Any, dtype: torch.dtype, attention: Attention) -> None:
+    def __init__(self, block: Any, dtype: torch.dtype) -> None:
         self._norm1, self._norm2 = block.norm1, block.norm2
         self._qkv = _Linear(block.attn.qkv, dtype)
         self._proj = _Linear(block.attn.proj, dtype)
         self._mlp_in = _Linear(block.mlp.lin1, dtype, gelu=True)
         self._mlp_out = _Linear(block.mlp.lin2, dtype)
-        self._attend = attention
+        self._attend = TorchAttention(block, dtype)
         self._dtype = dtype
 
     def advance(self, tokens: torch.Tensor) -> None:

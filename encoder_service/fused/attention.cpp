@@ -160,7 +160,7 @@ struct Attention {
             const __m512 one = Format::power_of_two(_mm512_sub_ps(moved[i], base));
             const __m512 two = Format::power_of_two(_mm512_sub_ps(moved[i + 1], base));
             share = _mm512_add_ps(share, _mm512_add_ps(one, two));
-            Format::put(Format::at(weights, 16 * N, query, 16 * i), one, two);
+            Format::put(panel_place(weights, 16 * N, query, 16 * i), one, two);
         }
         return share;
     }
@@ -193,7 +193,7 @@ struct Attention {
     void write(int query, Number* out, int channels, int token, int channel) const {
         const __m512 factor = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(shares + query * 16)));
         for (int i = 0; i < size; i += 16)
-            Format::put(Format::at(out, channels, token, channel + i),
+            Format::put(panel_place(out, channels, token, channel + i),
                        _mm512_mul_ps(_mm512_load_ps(sums + query * size + i), factor));
     }
 };
@@ -211,7 +211,7 @@ template <class Format, class Number>
 void attend(const Grid<Number>& grid, int head, const Table<Number>& row_table, const Table<Number>& column_table,
             float scale, Number* out) {
     const NoDenormals guard;
-    const Format format{};
+    const typename Format::Products products;
     const int size = grid.size(), padded = round_up(size, Format::MULTIPLE), keys = grid.keys();
     Aligned<Number> key(keys * padded), value(keys * size), query(QUERIES * padded);
     Aligned<float> by_row(QUERIES * row_table.distances), by_column(QUERIES * column_table.distances);
@@ -228,11 +228,13 @@ void attend(const Grid<Number>& grid, int head, const Table<Number>& row_table, 
         for (int i = 0; i < QUERIES; ++i)
             for (int channel = 0; channel < size; channel += TILE) {
                 const int place = std::min(first + i, end - 1);
-                std::memcpy(Format::at(query, padded, i, channel),
+                std::memcpy(panel_place<Number>(query, padded, i, channel),
                             grid.at(0, head, place / columns, place % columns) + channel, TILE * sizeof(Number));
             }
-        format.template multiply<false>(query, padded, row_table.packed, row_table.distances / TILE, by_row);
-        format.template multiply<false>(query, padded, column_table.packed, column_table.distances / TILE, by_column);
+        products.template multiply<false>(query + 0, PANEL, padded, row_table.packed, row_table.distances / TILE, by_row,
+                                          row_table.distances);
+        products.template multiply<false>(query + 0, PANEL, padded, column_table.packed, column_table.distances / TILE,
+                                          by_column, column_table.distances);
         for (int i = 0; i < QUERIES; ++i) {
             const int place = std::min(first + i, end - 1);
             bias.take(i, grid, by_row + i * row_table.distances + row_table.centre - place / columns,
@@ -241,9 +243,11 @@ void attend(const Grid<Number>& grid, int head, const Table<Number>& row_table, 
         attention->begin();
         for (int start = 0; start < keys; start += KEYS) {
             const int some = std::min(KEYS, keys - start);
-            format.template multiply<false>(query, padded, key + start * padded, some / TILE, attention->scores);
+            products.template multiply<false>(query + 0, PANEL, padded, key + start * padded, some / TILE, attention->scores,
+                                              some);
             attention->weigh_all(some, start, bias, scale * LOG2_E);
-            format.template multiply<true>(attention->weights, some, value + start * size, size / TILE, attention->sums);
+            products.template multiply<true>(attention->weights, PANEL, some, value + start * size, size / TILE,
+                                             attention->sums, size);
         }
         for (int i = 0; i < count; ++i) {
             const int y = grid.top + (first + i) / columns, x = grid.left + (first + i) % columns;
@@ -270,7 +274,7 @@ void samovar_attend(int isa, const uint16_t* qkv, const uint16_t* outside, int p
         (isa == AMX ? attend<Half<AMX>, bf16> : attend<Half<AVX512>, bf16>)(grid, head, by_row, by_column, scale, out);
 }
 
-// The same in float32. Tables are not padded in channels; what comes out is row-major.
+// The same in float32. Tables are not padded in channels.
 void samovar_attend_exactly(const float* qkv, const float* outside, int picture_rows, int picture_columns, int top,
                             int left, int rows, int columns, int channels, int heads, int first_head, int end_head,
                             const float* row_table, int row_distances, int row_centre, const float* column_table,

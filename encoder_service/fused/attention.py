@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from encoder_service.fused.crew import Crew, Work
-from sam.compiled.library import DEPTH, TILE, Library, address, pack
+from encoder_service.fused.crew import Work
+from sam.compiled.library import DEPTH, TILE, Library, address, pack, pack_exactly
 
 PANEL = 32
 """Rows of left operands that lie together: see sam/compiled/panels.h."""
@@ -36,7 +36,7 @@ class Grid(NamedTuple):
 
     Attributes:
         qkv: HW x 3C.
-        attended: where the result goes, HW x C; bfloat16 in panels, HW rounded up to whole ones.
+        attended: where the result goes, HW x C in panels, HW rounded up to whole ones.
         lines: H, or W.
         line: tokens in one.
         turned: whether a line is a column.
@@ -71,7 +71,7 @@ class CompiledAttention:
         exact = dtype == torch.float32
         functions = library.functions
         self._attend = functions.samovar_attend_exactly if exact else partial(functions.samovar_attend, library.isa)
-        packed, multiple = (_pack_exactly, 1) if exact else (partial(pack, library), DEPTH)
+        packed, multiple = (pack_exactly, 1) if exact else (partial(pack, library), DEPTH)
         self._by_row = _Table.of(attention.rel_pos_h, packed, multiple)
         self._by_column = _Table.of(attention.rel_pos_w, packed, multiple)
 
@@ -101,32 +101,6 @@ class CompiledAttention:
             *(address(along.packed), along.distances, along.centre),
             *(self._scale, address(tokens.attended)),
         )
-
-
-class ExactAttention:
-    """What `encoder_service.fast_image_encoder` attends with in float32, if code is compiled for this CPU.
-
-    Args:
-        library: the compiled code.
-        crew: the threads that compute.
-        block: one of an `ImageEncoderViT`.
-    """
-
-    def __init__(self, library: Library, crew: Crew, block: Any) -> None:
-        self._attention = CompiledAttention(library, block, torch.float32)
-        self._crew = crew
-
-    def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
-        """Attend: H x W x 3C float32 to H x W x C."""
-        rows, columns, width = qkv.shape
-        flat, attended = qkv.view(rows * columns, width), torch.empty(rows * columns, width // 3)
-        self._crew.run(self._attention.pieces(Grid(flat, attended, rows, columns)))
-        return attended.view(rows, columns, -1)
-
-
-def _pack_exactly(matrix: torch.Tensor) -> torch.Tensor:
-    """Pack k x columns, a multiple of 16, as products in float32 read it on their right: 16 columns at a time."""
-    return matrix.view(len(matrix), -1, TILE).transpose(0, 1).contiguous()
 
 
 def _rounded_up(count: int, multiple: int) -> int:

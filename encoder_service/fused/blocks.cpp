@@ -8,7 +8,7 @@ using namespace samovar;
 
 template <int ISA, int PARTS>
 void project(const float* tokens, int count, int channels, const float* norm_weight, const float* norm_bias,
-             float epsilon, const bf16* weight, const float* bias, int columns, void* out) {
+             float epsilon, const void* weight, const float* bias, int columns, void* out) {
     const PanelProducts<ISA> products;
     const Kept<PARTS> normed(count, channels);
     norm_into(normed, tokens, count, channels, norm_weight, norm_bias, epsilon);
@@ -35,17 +35,17 @@ struct Adding {
 };
 
 template <int ISA, int PARTS>
-void add_attended(const void* attended, int count, int channels, const bf16* weight, const float* bias, float* tokens) {
+void add_attended(const void* attended, int count, int channels, const void* weight, const float* bias, float* tokens) {
     const PanelProducts<ISA> products;
     const Adding adding{tokens, channels, bias};
-    if constexpr (PARTS == 1) {
-        const Left<1> left{(bf16*)attended, round_up(count, PANEL), channels};
+    if constexpr (PARTS != 2) {
+        const Left<PARTS> left{(Operand<PARTS>*)attended, round_up(count, PANEL), channels};
         squares(products, left, count, weight, channels, adding);
     } else {
         const Kept<PARTS> left(count, channels);
         for (int row = 0; row < count; ++row)
             for (int column = 0; column < channels; column += TILE)
-                left.put(row, column, _mm512_loadu_ps((const float*)attended + (long)row * channels + column));
+                left.put(row, column, _mm512_loadu_ps(panel_place((const float*)attended, channels, row, column)));
         left.clear_from(count);
         squares(products, left, count, weight, channels, adding);
     }
@@ -53,7 +53,7 @@ void add_attended(const void* attended, int count, int channels, const bf16* wei
 
 template <int ISA, int PARTS>
 void add_perceptron(float* tokens, int count, int channels, const float* norm_weight, const float* norm_bias,
-                    float epsilon, const bf16* first, const float* first_bias, int hidden, const bf16* second,
+                    float epsilon, const void* first, const float* first_bias, int hidden, const void* second,
                     const float* second_bias) {
     const PanelProducts<ISA> products;
     const Kept<PARTS> normed(count, channels), middle(count, hidden);
@@ -70,25 +70,25 @@ void add_perceptron(float* tokens, int count, int channels, const float* norm_we
 
 extern "C" {
 
-// A layer norm and a linear layer of some tokens: count x channels float32 to count x columns bfloat16; in two parts,
-// float32.
+// A layer norm and a linear layer of some tokens: count x channels float32 to count x columns bfloat16; whole or in
+// two parts, float32.
 void samovar_project(int isa, int parts, const float* tokens, int count, int channels, const float* norm_weight,
-                     const float* norm_bias, float epsilon, const uint16_t* weight, const float* bias, int columns,
+                     const float* norm_bias, float epsilon, const void* weight, const float* bias, int columns,
                      void* out) {
     CHOSEN(project)(tokens, count, channels, norm_weight, norm_bias, epsilon, weight, bias, columns, out);
 }
 
-// Adds to some tokens what a linear layer makes of what they attended to, count x channels: bfloat16 in panels; in two
-// parts, float32 in rows.
-void samovar_add_attended(int isa, int parts, const void* attended, int count, int channels, const uint16_t* weight,
+// Adds to some tokens what a linear layer makes of what they attended to, count x channels in panels: bfloat16; whole or in
+// two parts, float32.
+void samovar_add_attended(int isa, int parts, const void* attended, int count, int channels, const void* weight,
                           const float* bias, float* tokens) {
     CHOSEN(add_attended)(attended, count, channels, weight, bias, tokens);
 }
 
 // Adds to some tokens what a layer norm and a perceptron with one hidden layer and GELU make of them.
 void samovar_add_perceptron(int isa, int parts, float* tokens, int count, int channels, const float* norm_weight,
-                            const float* norm_bias, float epsilon, const uint16_t* first, const float* first_bias,
-                            int hidden, const uint16_t* second, const float* second_bias) {
+                            const float* norm_bias, float epsilon, const void* first, const float* first_bias,
+                            int hidden, const void* second, const float* second_bias) {
     CHOSEN(add_perceptron)(tokens, count, channels, norm_weight, norm_bias, epsilon, first, first_bias, hidden, second,
                            second_bias);
 }

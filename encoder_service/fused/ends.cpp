@@ -22,7 +22,7 @@ struct Lines {
 };
 
 template <int ISA, int PARTS>
-void patches(const float* frame, int side, Lines lines, int first, int count, const bf16* weight, const float* places,
+void patches(const float* frame, int side, Lines lines, int first, int count, const void* weight, const float* places,
              int channels, float* tokens) {
     const PanelProducts<ISA> products;
     const Kept<PARTS> pixels(count, COLOURS * TILE * TILE);
@@ -41,7 +41,7 @@ void patches(const float* frame, int side, Lines lines, int first, int count, co
 
 // A product without a bias, and its layer norm.
 template <class P, int PARTS, class Put>
-void normed_product(const P& products, const Left<PARTS>& left, int count, const bf16* weight, int columns,
+void normed_product(const P& products, const Left<PARTS>& left, int count, const void* weight, int columns,
                     const float* norm_weight, const float* norm_bias, float epsilon, Put put) {
     const Aligned<float> product((long)count * columns);
     squares(products, left, count, weight, columns, [&](int row, int column, __m512 low, __m512 high) {
@@ -53,7 +53,7 @@ void normed_product(const P& products, const Left<PARTS>& left, int count, const
 }
 
 template <int ISA, int PARTS>
-void narrow(const float* tokens, int count, int channels, const bf16* weight, int columns, const float* norm_weight,
+void narrow(const float* tokens, int count, int channels, const void* weight, int columns, const float* norm_weight,
             const float* norm_bias, float epsilon, Lines lines, int first, void* out) {
     const PanelProducts<ISA> products;
     const Kept<PARTS> left(count, channels);
@@ -70,7 +70,7 @@ void narrow(const float* tokens, int count, int channels, const bf16* weight, in
 // `down` is how far it is from a token to the one below it, `right` to the one on its right, in tokens of `in`.
 template <int ISA, int PARTS>
 void convolve(const void* in, int channels, Lines lines, int first, int count, int down, int right,
-              const bf16* weight, int columns, const float* norm_weight, const float* norm_bias, float epsilon,
+              const void* weight, int columns, const float* norm_weight, const float* norm_bias, float epsilon,
               float* planes, long plane) {
     const PanelProducts<ISA> products;
     const Kept<PARTS> left(count, REACH * REACH * channels);
@@ -105,13 +105,13 @@ extern "C" {
 // The first layer, for tokens from `first` on: squares of 16 x 16 pixels of a frame, 3 x side x side float32, to count x
 // channels float32. Lines are told in pixels of a plane; `places`, count x channels, is added.
 void samovar_patches(int isa, int parts, const float* frame, int side, int line, int across, int along, int first,
-                     int count, const uint16_t* weight, const float* places, int channels, float* tokens) {
+                     int count, const void* weight, const float* places, int channels, float* tokens) {
     CHOSEN(patches)(frame, side, {line, across, along}, first, count, weight, places, channels, tokens);
 }
 
 // The convolution of 1 x 1 after the blocks, and its norm: tokens, count x channels float32, from `first` on, to where
-// their lines lie, told in tokens, in `out`: of `columns` bfloat16 each; in two parts, float32.
-void samovar_narrow(int isa, int parts, const float* tokens, int count, int channels, const uint16_t* weight,
+// their lines lie, told in tokens, in `out`: of `columns` bfloat16 each; whole or in two parts, float32.
+void samovar_narrow(int isa, int parts, const float* tokens, int count, int channels, const void* weight,
                     int columns, const float* norm_weight, const float* norm_bias, float epsilon, int line, int across,
                     int along, int first, void* out) {
     CHOSEN(narrow)(tokens, count, channels, weight, columns, norm_weight, norm_bias, epsilon, {line, across, along}, first,
@@ -121,7 +121,7 @@ void samovar_narrow(int isa, int parts, const float* tokens, int count, int chan
 // The convolution of 3 x 3 on what that left, around which there is a border of zeros, and its norm: `columns` planes,
 // of which each has the tokens as they follow one another.
 void samovar_convolve(int isa, int parts, const void* in, int channels, int line, int across, int along, int first,
-                      int count, int down, int right, const uint16_t* weight, int columns, const float* norm_weight,
+                      int count, int down, int right, const void* weight, int columns, const float* norm_weight,
                       const float* norm_bias, float epsilon, float* planes, long plane) {
     CHOSEN(convolve)(in, channels, {line, across, along}, first, count, down, right, weight, columns, norm_weight,
                      norm_bias, epsilon, planes, plane);

@@ -1,10 +1,10 @@
-"""SAM's image encoder for CPUs that multiply bfloat16, in compiled code.
+"""SAM's image encoder for CPUs with AVX-512, in compiled code.
 
 It computes what `encoder_service.fast_image_encoder` does, with the same numbers in bfloat16: what goes into products.
-The residual stream, norms, softmaxes and sums are float32. For an embedding in float32 what goes into the linear layers
-is split into two numbers in bfloat16, see layers.h. What is between two products stays in the cache: scores,
-hidden layers and norms are never written to memory whole. A few threads each take pieces of the work: tokens for the
-linear layers, heads of the whole picture or windows for attention.
+The residual stream, norms, softmaxes and sums are float32. An embedding in float32 comes from products in float32, or
+from linear layers whose operands are split into two numbers in bfloat16, see layers.h. What is between two products
+stays in the cache: scores, hidden layers and norms are never written to memory whole. A few threads each take pieces of
+the work: tokens for the linear layers, heads of the whole picture or windows for attention.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class FusedImageEncoder(nn.Module):
         vit: upstream's `ImageEncoderViT`, its weights loaded, float32.
         library: the compiled code.
         threads: how many threads compute.
-        dtype: bfloat16, or float32: linear layers to within 2^-15 of each product, attention exactly. That pays where
-            tiles are multiplied (AMX).
+        parts: 1: products in bfloat16. `WHOLE`: in float32. 2: attention in float32, and linear layers in pairs of
+            bfloat16, to within 2^-15 of each product.
     """
 
-    def __init__(self, vit: Any, library: Library, threads: int, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, vit: Any, library: Library, threads: int, parts: int = 1) -> None:
         super().__init__()
-        engine = Engine(library, dtype)
+        engine = Engine(library, parts)
         self._patches, self._neck = Patches(engine, vit), Neck(engine, vit.neck)
         self._blocks = [Block(engine, block) for block in vit.blocks]
         self._channels: int = vit.patch_embed.proj.out_channels
-        self._dtype = dtype
+        self._dtype = engine.dtype
         windows = [block.attention.window for block in self._blocks]
         self._window = windows[0]
         # Until then a token knows of its window alone.
@@ -177,7 +177,7 @@ class _Room:
     Attributes:
         tokens: HW x C float32.
         qkv: HW x 3C.
-        attended: HW x C; bfloat16 in panels, HW rounded up to whole ones.
+        attended: HW x C in panels, HW rounded up to whole ones.
         within: as above.
     """
 

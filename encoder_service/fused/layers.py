@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from encoder_service.fused.attention import CompiledAttention
-from sam.compiled.library import TILE, Library, address, pack
+from sam.compiled.library import TILE, Library, address, pack, pack_exactly
 
 PATCH = TILE
 """The side of what becomes a token, in pixels."""
@@ -34,22 +34,25 @@ class Lines(NamedTuple):
         return (right, down) if self.turned else (down, right)
 
 
+WHOLE = 0
+"""In place of a number of parts: it is float32 itself."""
+
+
 class Engine(NamedTuple):
     """What computes, and how.
 
     Attributes:
         library: the compiled code.
-        dtype: of what is left for attention and for convolutions. In float32 linear layers work with numbers in two
-            parts.
+        parts: how many numbers in bfloat16 stand for one in linear layers, 1 or 2, or `WHOLE`.
     """
 
     library: Library
-    dtype: torch.dtype
+    parts: int
 
     @property
-    def parts(self) -> int:
-        """How many numbers in bfloat16 stand for one."""
-        return 1 if self.dtype == torch.bfloat16 else 2
+    def dtype(self) -> torch.dtype:
+        """Of what is left for attention and for convolutions."""
+        return torch.bfloat16 if self.parts == 1 else torch.float32
 
     @property
     def how(self) -> tuple[int, int]:
@@ -59,6 +62,8 @@ class Engine(NamedTuple):
     def packed(self, weight: torch.Tensor) -> torch.Tensor:
         """Pack the weights of a linear layer, outputs x inputs: all their first parts before the second ones."""
         left = weight.detach().t().float()
+        if self.parts == WHOLE:
+            return pack_exactly(left)
         packed = []
         for _ in range(self.parts):
             packed.append(pack(self.library, left))

@@ -1,8 +1,8 @@
 // How attention reads, keeps and multiplies numbers: bfloat16, as a linear layer left them for the next product, or
 // float32, where nothing is rounded.
 //
-// A format says what a number is, and of how many channels a head's part is a multiple. Left operands have 32 rows; `at` is
-// where such a row has its numbers from a column on, at least up to the next multiple of 32 (16 in float32).
+// A format says what a number is, of how many channels a head's part is a multiple, and what multiplies. Left operands have
+// 32 rows: they are panels, see sam/compiled/panels.h. `put` writes 16 numbers of a row of one, or 32.
 
 #pragma once
 
@@ -15,14 +15,7 @@ struct Half {
     using Number = bf16;
     static constexpr int MULTIPLE = DEPTH;
 
-    const PanelProducts<ISA> products;
-
-    template <bool ADD>
-    void multiply(const bf16* a, int k, const bf16* b, int tiles, float* out) const {
-        products.template multiply<ADD>(a, PANEL, k, b, tiles, out, tiles * TILE);
-    }
-
-    static bf16* at(bf16* left, int k, int row, int column) { return panel_place(left, k, row, column); }
+    using Products = PanelProducts<ISA>;
 
     static void put(bf16* to, __m512 values) { store_bf16(to, values); }
     static void put(bf16* to, __m512 low, __m512 high) {
@@ -61,26 +54,16 @@ struct Half {
     }
 };
 
-// Right operands are packed in tiles of 16 columns, each with all of k.
 struct Single {
     using Number = float;
     static constexpr int MULTIPLE = TILE;
 
-    template <bool ADD>
-    void multiply(const float* a, int k, const float* b, int tiles, float* out) const {
-        int tile = 0;
-        for (; tile + 2 <= tiles; tile += 2)
-            for (int row = 0; row < PANEL; row += ROWS) block<ADD, 2>(a + row * k, k, b, tile, tiles, out + row * tiles * TILE);
-        for (int row = 0; tile < tiles && row < PANEL; row += ROWS)
-            block<ADD, 1>(a + row * k, k, b, tile, tiles, out + row * tiles * TILE);
-    }
-
-    static float* at(float* left, int k, int row, int column) { return left + (long)row * k + column; }
+    using Products = PanelProducts<AVX512>;
 
     static void put(float* to, __m512 values) { _mm512_storeu_ps(to, values); }
     static void put(float* to, __m512 low, __m512 high) {
         _mm512_storeu_ps(to, low);
-        _mm512_storeu_ps(to + TILE, high);
+        _mm512_storeu_ps(to + PANEL * TILE, high);  // the next step's
     }
 
     // 2^x, to within 2e-7 relative; 0 far below.
@@ -107,30 +90,6 @@ struct Single {
     static void pack_rows(const float* even, const float* odd, int pair, float* tile) {
         _mm512_storeu_ps(tile + 2 * pair * TILE, even ? _mm512_loadu_ps(even) : _mm512_setzero_ps());
         _mm512_storeu_ps(tile + (2 * pair + 1) * TILE, odd ? _mm512_loadu_ps(odd) : _mm512_setzero_ps());
-    }
-
-   private:
-    static constexpr int ROWS = 8;  // at once: with two tiles as many sums as keep two multipliers busy
-
-    template <bool ADD, int WIDTH>
-    static void block(const float* a, int k, const float* b, int tile, int tiles, float* out) {
-        const int stride = tiles * TILE;
-        out += tile * TILE;
-        b += (long)tile * k * TILE;
-        __m512 sum[ROWS][WIDTH];
-        for (int i = 0; i < ROWS; ++i)
-            for (int j = 0; j < WIDTH; ++j)
-                sum[i][j] = ADD ? _mm512_loadu_ps(out + i * stride + j * TILE) : _mm512_setzero_ps();
-        for (int step = 0; step < k; ++step) {
-            __m512 right[WIDTH];
-            for (int j = 0; j < WIDTH; ++j) right[j] = _mm512_loadu_ps(b + ((long)j * k + step) * TILE);
-            for (int i = 0; i < ROWS; ++i) {
-                const __m512 left = _mm512_set1_ps(a[i * k + step]);
-                for (int j = 0; j < WIDTH; ++j) sum[i][j] = _mm512_fmadd_ps(left, right[j], sum[i][j]);
-            }
-        }
-        for (int i = 0; i < ROWS; ++i)
-            for (int j = 0; j < WIDTH; ++j) _mm512_storeu_ps(out + i * stride + j * TILE, sum[i][j]);
     }
 };
 

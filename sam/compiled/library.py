@@ -139,3 +139,11 @@ def pack(library: Library, matrix: torch.Tensor) -> torch.Tensor:
     packed = torch.empty(rows * columns, dtype=torch.bfloat16)
     library.functions.samovar_pack(address(matrix), rows, columns, address(packed))
     return packed
+
+
+def pack_exactly(matrix: torch.Tensor) -> torch.Tensor:
+    """Return a matrix, float32 k x columns, as products in float32 read it on their right: 16 columns at a time."""
+    rows, columns = matrix.shape
+    if columns % TILE:
+        raise ValueError(f"a packed matrix has a multiple of {TILE} columns, not {columns}")
+    return matrix.float().reshape(rows, -1, TILE).transpose(0, 1).contiguous()

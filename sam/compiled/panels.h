@@ -1,7 +1,7 @@
 // Products whose operands come from the second-level cache or beyond: the left one is in panels.
 //
 // A panel is 32 rows. It has two tiles, of rows 0 to 15 and of rows 16 to 31, for the first 32 of k, two for the next, and
-// so on. What a product will read thus follows what it reads, and is fetched into the first-level cache two steps early,
+// so on; in float32 a tile has 16 of k. What a product will read thus follows what it reads, and is fetched into the first-level cache two steps early,
 // while tiles are multiplied: loading a tile is not done meanwhile, so each must be at hand when its turn comes.
 
 #pragma once
@@ -13,11 +13,12 @@ namespace samovar {
 constexpr int PANEL = 2 * TILE;
 constexpr int PANEL_STEP = 2 * TILE_SIZE;
 
-// Where a row has its numbers from `column` on, which are together up to the next multiple of 32.
+// Where a row has its numbers from `column` on, which are together up to the next multiple of 32 (16 in float32).
 template <class T>
 inline T* panel_place(T* panels, int k, int row, int column) {
-    return panels + (long)(row / PANEL) * PANEL * k + (column / DEPTH) * PANEL_STEP + (row % PANEL) * DEPTH +
-           column % DEPTH;
+    constexpr int DEEP = 64 / sizeof(T);
+    return panels + (long)(row / PANEL) * PANEL * k + (column / DEEP) * PANEL * DEEP + (row % PANEL) * DEEP +
+           column % DEEP;
 }
 
 template <int ISA>
@@ -87,11 +88,12 @@ struct PanelProducts<AMX> {
 
 template <>
 struct PanelProducts<AVX512> {
-    template <bool ADD>
-    void multiply(const bf16* a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
-        for (int row = 0; row < rows; row += TILE)
-            Products<AVX512>::rows_of<ADD>(panel_place(a, k, row, 0), DEPTH, PANEL_STEP, TILE, k, b, tiles,
-                                           out + (long)row * stride, stride);
+    template <bool ADD, class Number>
+    void multiply(const Number* a, int rows, int k, const Number* b, int tiles, float* out, int stride) const {
+        using Those = Strips<Number>;
+        for (int row = 0; row < rows; row += PANEL)
+            Those::template multiply<ADD>(a + (long)row * k, Those::STEP, PANEL * Those::STEP, PANEL, k, b, tiles,
+                                          out + (long)row * stride, stride);
     }
 };
 

@@ -1,8 +1,8 @@
-// Products of matrices in bfloat16, summed up in float32.
+// Products of matrices in bfloat16, summed up in float32; by AVX-512 also of matrices in float32.
 //
 // They go through tiles of 16 x 32 bfloat16: AMX where the CPU has it, AVX-512 otherwise. Right operands are packed
-// beforehand into tiles of 16 rows, each of 16 columns of two consecutive k (Intel's "VNNI" layout), which both read.
-// Matrices are row-major otherwise.
+// beforehand into tiles of 16 rows, each of 16 columns of two consecutive k (Intel's "VNNI" layout), which both read; in
+// float32, of 16 columns of one k. Matrices are row-major otherwise.
 //
 // Source of the formats: Intel 64 and IA-32 Architectures Software Developer's Manual, TDPBF16PS and VDPBF16PS.
 
@@ -154,30 +154,58 @@ struct Products<AMX> {
     }
 };
 
-template <>
-struct Products<AVX512> {
-    template <bool ADD>
-    void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
-        rows_of<ADD>(a, stride_a, DEPTH, rows, k, b, tiles, out, stride);
-    }
+// How AVX-512 multiplies a kind of numbers: a register of a right operand holds 16 columns of as many k as come TOGETHER.
+template <class Number>
+struct Arithmetic;
 
-    // `stride_a` is from a row to the next, `step_a` from 32 of k to the next.
+template <>
+struct Arithmetic<bf16> {
+    static constexpr int TOGETHER = 2;
+    using Register = __m512bh;
+
+    static Register load(const bf16* from) { return (__m512bh)_mm512_loadu_si512(from); }
+    static Register spread(const bf16* from) {
+        int both;
+        std::memcpy(&both, from, sizeof both);
+        return (__m512bh)_mm512_set1_epi32(both);
+    }
+    static __m512 add_product(__m512 sum, Register a, Register b) { return _mm512_dpbf16_ps(sum, a, b); }
+};
+
+template <>
+struct Arithmetic<float> {
+    static constexpr int TOGETHER = 1;
+    using Register = __m512;
+
+    static Register load(const float* from) { return _mm512_loadu_ps(from); }
+    static Register spread(const float* from) { return _mm512_set1_ps(*from); }
+    static __m512 add_product(__m512 sum, Register a, Register b) { return _mm512_fmadd_ps(a, b, sum); }
+};
+
+// Both kinds by AVX-512. Tiles of right operands have 64 bytes for each of their 16 rows, as do `a`'s from one step to the
+// next: 32 of k in bfloat16, 16 in float32.
+template <class Number>
+struct Strips {
+    using Kind = Arithmetic<Number>;
+    static constexpr int STEP = TILE * Kind::TOGETHER;
+
+    // `rows` is a multiple of 16; `stride_a` is from a row to the next, `step_a` from a step to the next.
     template <bool ADD>
-    static void rows_of(const bf16* a, int stride_a, int step_a, int rows, int k, const bf16* b, int tiles, float* out,
-                        int stride) {
-        const long steps = k / DEPTH;
+    static void multiply(const Number* a, int stride_a, int step_a, int rows, int k, const Number* b, int tiles, float* out,
+                         int stride) {
+        const long steps = k / STEP;
         int tile = 0;
         for (; tile + 2 <= tiles; tile += 2)
-            strip<ADD, 8, 2>(a, stride_a, step_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
+            strip<ADD, 8, 2>(a, stride_a, step_a, rows, steps, b + tile * steps * TILE * STEP, out + tile * TILE, stride);
         if (tile < tiles)
-            strip<ADD, 16, 1>(a, stride_a, step_a, rows, steps, b + tile * steps * TILE_SIZE, out + tile * TILE, stride);
+            strip<ADD, 16, 1>(a, stride_a, step_a, rows, steps, b + tile * steps * TILE * STEP, out + tile * TILE, stride);
     }
 
    private:
     // ROWS x WIDTH sums at once: a product waits for the one before it in the same sum, and a CPU begins up to two in a
     // cycle of which each takes five or six. More than twelve keep it busy, and leave half of its loads to spare.
     template <bool ADD, int ROWS, int WIDTH>
-    static void strip(const bf16* a, int stride_a, int step_a, int rows, long steps, const bf16* b, float* out,
+    static void strip(const Number* a, int stride_a, int step_a, int rows, long steps, const Number* b, float* out,
                       int stride) {
         for (int row = 0; row < rows; row += ROWS) {
             __m512 sum[ROWS][WIDTH];
@@ -185,20 +213,26 @@ struct Products<AVX512> {
                 for (int j = 0; j < WIDTH; ++j)
                     sum[i][j] = ADD ? _mm512_loadu_ps(out + (row + i) * stride + j * TILE) : _mm512_setzero_ps();
             for (long step = 0; step < steps; ++step)
-                for (int pair = 0; pair < 16; ++pair) {
-                    __m512bh right[WIDTH];
-                    for (int j = 0; j < WIDTH; ++j)
-                        right[j] = (__m512bh)_mm512_loadu_si512(b + (j * steps + step) * TILE_SIZE + pair * 32);
+                for (int at = 0; at < TILE; ++at) {
+                    typename Kind::Register right[WIDTH];
+                    for (int j = 0; j < WIDTH; ++j) right[j] = Kind::load(b + ((j * steps + step) * TILE + at) * STEP);
                     for (int i = 0; i < ROWS; ++i) {
-                        int both;
-                        std::memcpy(&both, a + (long)(row + i) * stride_a + step * step_a + 2 * pair, sizeof both);
-                        const __m512bh left = (__m512bh)_mm512_set1_epi32(both);
-                        for (int j = 0; j < WIDTH; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], left, right[j]);
+                        const auto left =
+                            Kind::spread(a + (long)(row + i) * stride_a + step * step_a + at * Kind::TOGETHER);
+                        for (int j = 0; j < WIDTH; ++j) sum[i][j] = Kind::add_product(sum[i][j], left, right[j]);
                     }
                 }
             for (int i = 0; i < ROWS; ++i)
                 for (int j = 0; j < WIDTH; ++j) _mm512_storeu_ps(out + (row + i) * stride + j * TILE, sum[i][j]);
         }
+    }
+};
+
+template <>
+struct Products<AVX512> {
+    template <bool ADD>
+    void multiply(const bf16* a, int stride_a, int rows, int k, const bf16* b, int tiles, float* out, int stride) const {
+        Strips<bf16>::multiply<ADD>(a, stride_a, DEPTH, rows, k, b, tiles, out, stride);
     }
 };
 

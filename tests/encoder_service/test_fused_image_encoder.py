@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytest
@@ -10,10 +10,9 @@ import torch
 
 from encoder_service import precision
 from encoder_service.fast_image_encoder import FastImageEncoder, TorchAttention
-from encoder_service.fused.attention import CompiledAttention, ExactAttention, Grid
-from encoder_service.fused.crew import Crew
+from encoder_service.fused.attention import CompiledAttention, Grid
 from encoder_service.fused.image_encoder import FusedImageEncoder, can_compute
-from encoder_service.fused.layers import Lines, Patches
+from encoder_service.fused.layers import WHOLE, Lines, Patches
 from encoder_service.fused.library import SOURCES
 from encoder_service.model import ImageEncoder
 from encoder_service.precision import MAX_RELATIVE_ERROR
@@ -84,7 +83,7 @@ def test_it_is_the_exact_one_in_bfloat16(isa: Isa, name: str, side: int) -> None
 def test_it_is_the_exact_one_in_parts(isa: Isa, name: str, side: int) -> None:
     """In float32 the embedding is that of the engine in torch to 2e-5, which bfloat16 is not by far."""
     with torch.inference_mode():
-        found = FusedImageEncoder(network(name), compiled(isa), 2, torch.float32)(frame(side))
+        found = FusedImageEncoder(network(name), compiled(isa), 2, parts=2)(frame(side))
     expected = exact(name, side)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     assert 0 < (found - expected).norm() <= 2e-5 * expected.norm()
@@ -92,11 +91,10 @@ def test_it_is_the_exact_one_in_parts(isa: Isa, name: str, side: int) -> None:
 
 @SIDES
 @pytest.mark.parametrize("name", VARIANTS)
-def test_attention_in_float32_is_torchs(name: str, side: int) -> None:
-    """In float32 the embedding differs from that of the engine in torch by rounding alone, whatever is compiled."""
-    attention = partial(ExactAttention, compiled(exact=True), Crew(2))
+def test_it_is_the_exact_one_in_float32(name: str, side: int) -> None:
+    """In float32 itself the embedding differs from that of the engine in torch by rounding alone."""
     with torch.inference_mode():
-        found = FastImageEncoder(network(name), torch.float32, attention)(frame(side))
+        found = FusedImageEncoder(network(name), compiled(exact=True), 2, WHOLE)(frame(side))
     expected = exact(name, side)
     assert not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
@@ -137,17 +135,17 @@ def padded(rows: int, columns: int) -> torch.Tensor:
     return whole
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("parts", [WHOLE, 1, 2])
 @pytest.mark.parametrize("shape", PADDED)
-def test_pictures_of_every_shape_are_embedded(shape: str, dtype: torch.dtype) -> None:
+def test_pictures_of_every_shape_are_embedded(shape: str, parts: int) -> None:
     """Whichever side is padded, by however many windows, the embedding is that of the engine in torch."""
     picture = padded(*PADDED[shape])
     with torch.inference_mode():
         expected = FastImageEncoder(network("tiny"), torch.float32)(picture)
-        encoder = FusedImageEncoder(network("tiny"), compiled(), 2, dtype)
+        encoder = FusedImageEncoder(network("tiny"), compiled(), 2, parts)
         first, again = encoder(picture), encoder(picture)
     assert torch.equal(first, again)
-    assert (first - expected).norm() <= (MAX_RELATIVE_ERROR if dtype == torch.bfloat16 else 2e-5) * expected.norm()
+    assert (first - expected).norm() <= (MAX_RELATIVE_ERROR if parts == 1 else 2e-5) * expected.norm()
 
 
 @pytest.mark.parametrize("apart", [0, 1, 3])
@@ -223,19 +221,19 @@ def test_scores_that_outgrow_float32_are_scaled_anew(dtype: torch.dtype) -> None
         for piece in CompiledAttention(library, block, dtype).pieces(Grid(qkv, attended, 16, 24)):
             piece()
         expected = TorchAttention(block, torch.float32)(qkv.float().view(16, 24, 96)).view(-1, 32)
-    found = attended if exact else attended.view(-1, 2 * 16, 32)  # one step of channels: panels are plain rows
-    torch.testing.assert_close(
-        found.reshape(-1, 32).float(), expected, rtol=1e-4 if exact else 0.02, atol=1e-4 if exact else 0.02
-    )
+    panels = attended.view(12, -1, 32, 16 if exact else 32)  # panel, step of channels, row, channel
+    found = panels.transpose(1, 2).reshape(-1, 32).float()
+    torch.testing.assert_close(found, expected, rtol=1e-4 if exact else 0.02, atol=1e-4 if exact else 0.02)
 
 
 @pytest.mark.parametrize("isa", Isa)
 def test_float32_is_in_parts_where_tiles_are_multiplied(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere three products in bfloat16 are slower than one in float32, and the linear layers stay in torch."""
-    library = compiled(isa, exact=True)
+    """Elsewhere three products in bfloat16 are slower than one in float32, and it is that."""
+    library = compiled(exact=True)._replace(isa=isa)
     monkeypatch.setattr(precision, "_library_for", lambda *_, **__: library)
+    monkeypatch.setattr(precision, "FusedImageEncoder", lambda *given: given)
     chosen = precision.choose_cpu_encoder(network("tiny"), "auto", "float32", threads=1)
-    assert type(chosen.network) is (FusedImageEncoder if isa is Isa.AMX else FastImageEncoder)
+    assert chosen.network[-1] == (2 if isa is Isa.AMX else WHOLE)  # type: ignore[index]
 
 
 def test_the_engine_is_chosen() -> None:
