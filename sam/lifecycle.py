@@ -23,7 +23,7 @@ SAME_SIGNAL_S = 0.1
 presses Ctrl-C twice that fast."""
 
 
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 WAITING_THREADS = 32
 """Threads for what blocks: names looked up, records written, pictures hashed. They begin when they are needed."""
@@ -109,11 +109,14 @@ def give_memory_back(at_least: int) -> None:
     """Have blocks of so many bytes and more go back to the system when they are freed, where there is glibc.
 
     By itself it keeps them, in an arena for each of many threads: under mixed load an encoder held 380 to 480 MiB, a
-    decoder 360 to 430, and now both some 320. Each such block costs the time in which the system clears it, some 0.1 ms
-    a MiB.
+    decoder 360 to 430, and now both some 320. Each such block costs the time in which the system clears it, some 0.1 to
+    0.4 ms a MiB; smaller ones are kept up to as many bytes in each arena, since asking for a threshold makes glibc keep
+    no more than 128 KiB otherwise.
 
-    Source: mallopt(3), `M_MMAP_THRESHOLD`. Whoever sets `MALLOC_MMAP_THRESHOLD_` decides for themselves.
+    Source: mallopt(3), `M_MMAP_THRESHOLD`, `M_TRIM_THRESHOLD`. Whoever sets `MALLOC_MMAP_THRESHOLD_` decides for
+    themselves.
     """
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         with suppress(AttributeError, OSError, TypeError):
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, at_least)
+            for threshold in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+                ctypes.CDLL(None).mallopt(threshold, at_least)

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import pty
-import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -118,9 +118,10 @@ def test_an_interrupted_run_is_taken_up_again(stack: Stack, folder: Path) -> Non
         text=True,
     )
     wait_until(lambda: len(stack.store.embeddings) == 6, process)
+    assert _connections(process.pid, stack.port)
     process.send_signal(signal.SIGINT)
-    wait_until(lambda: not _is_pending(signal.SIGINT, process.pid), process)
-    # Reading is a thread, which ends when there is something to read.
+    # Once it takes notice, it leaves the server. Reading is a thread, which ends when there is something to read.
+    wait_until(lambda: not _connections(process.pid, stack.port), process)
     with pipe.open("wb") as writer:
         writer.write(b"x")
     _, errors = process.communicate(timeout=30)
@@ -129,11 +130,16 @@ def test_an_interrupted_run_is_taken_up_again(stack: Stack, folder: Path) -> Non
     assert run(stack, folder).stderr == "6 stored already\n"
 
 
-def _is_pending(number: int, pid: int) -> bool:
-    """Return whether a signal has been sent to a process and has not arrived yet."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    pending = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$", status, re.MULTILINE)
-    return any(int(mask, 16) >> (number - 1) & 1 for mask in pending)
+def _connections(pid: int, port: int) -> int:
+    """Return how many connections a process has to a port of this machine."""
+    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    # Of a line the third field is the other end, the tenth the socket.
+    there = {f"socket:[{line[9]}]" for line in map(str.split, lines) if int(line[2].partition(":")[2], 16) == port}
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += os.readlink(descriptor) in there
+    return found
 
 
 def test_progress_on_a_terminal(stack: Stack, folder: Path) -> None:
