@@ -135,7 +135,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
 @pytest.mark.parametrize(("given", "blocks"), [("give", 8), ("keep", None)])
 def test_large_blocks_are_the_systems(given: str, blocks: int | None) -> None:
-    """Large blocks come from the system and go back to it, which they would not by themselves; smaller ones are kept."""
+    """Large blocks come from the system and go back to it, as they would not by themselves; smaller ones are kept."""
     done = subprocess.run([sys.executable, "-c", _ALLOCATOR, given], capture_output=True, text=True, check=True)
     of_the_system, faults = map(int, done.stdout.split())
     assert of_the_system == blocks if blocks is not None else of_the_system < 8
