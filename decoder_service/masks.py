@@ -101,7 +101,12 @@ def threshold_low_res(low_res_logits: Float32Array, mask_threshold: float = 0.0)
         low_res_logits: float32 256x256.
         mask_threshold: the logit above which a pixel belongs to the object.
     """
-    return tight_mask(Size(*low_res_logits.shape), 0, 0, low_res_logits > mask_threshold)
+    size, mask = Size(*low_res_logits.shape), low_res_logits > mask_threshold
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return _empty_mask(size)
+    (top, bottom), (left, right) = ((int(lines[0]), int(lines[-1]) + 1) for lines in (rows, columns))
+    return BinaryMask(size, top, left, mask[top:bottom, left:right])
 
 
 def threshold_at_original_size(

@@ -55,7 +55,7 @@ def longest_polygon(bitmap: pb.Bitmap) -> Ring:
 
     Of contours equally long it is the first that OpenCV finds. An empty mask gives 0x2; see `external_polygons`.
     """
-    return max(external_polygons(bitmap), key=len)
+    return _ring_of(max(_external_contours(bitmap), key=len))
 
 
 def external_polygons(bitmap: pb.Bitmap) -> list[Ring]:
@@ -63,13 +63,21 @@ def external_polygons(bitmap: pb.Bitmap) -> list[Ring]:
 
     Their vertices are centres of pixels of the object: whole numbers. An empty mask gives one of 0x2.
     """
+    return [_ring_of(contour) for contour in _external_contours(bitmap)]
+
+
+def _external_contours(bitmap: pb.Bitmap) -> Sequence[npt.NDArray[Any]]:
+    """Return the contours as OpenCV does, Nx1x2 each; of an empty mask one of 0x1x2."""
     region = region_of(bitmap)
     if not region.size:
-        return [np.zeros((0, 2), np.float32)]
+        return [np.zeros((0, 1, 2), np.int32)]
     # Contours of the rectangle are those of the mask, in the same order, shifted: there is nothing outside of it.
     offset = (bitmap.left, bitmap.top)
-    contours, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=offset)
-    return [contour.reshape(-1, 2).astype(np.float32) for contour in contours]
+    return cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=offset)[0]
+
+
+def _ring_of(contour: npt.NDArray[Any]) -> Ring:
+    return contour.reshape(-1, 2).astype(np.float32)
 
 
 def parts_of(bitmap: pb.Bitmap, max_vertices: int = MAX_VERTICES) -> list[Part]:

@@ -51,7 +51,8 @@ def test_a_rate_is_answered_with_429(limited: Stack, capfd: pytest.CaptureFixtur
 
 def test_what_is_not_answered_about_counts_as_well(limited: Stack) -> None:
     """A look at the models is a request as any other; probes are none."""
-    assert limited.http.get("/model/registry?api_key=slow").status_code == 429
+    asked = [limited.http.get("/model/registry?api_key=slow").status_code for _ in range(2)]
+    assert asked[1] == 429
     assert limited.http.get("/healthz").status_code == 200
 
 

@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,8 @@ def test_an_interrupted_run_is_taken_up_again(stack: Stack, folder: Path) -> Non
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        # A shell has what it runs in the background ignore Ctrl-C, and that is inherited.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     wait_until(lambda: len(stack.store.embeddings) == 6, process)
     assert _connections(process.pid, stack.port)
