@@ -82,7 +82,7 @@ class Ours:
         masks = []
         for group in self.predictor.batches(prompts):
             members = [prompts[index] for index in group]
-            predictions = self.predictor.predict_batch(self.prepared, members, SIZE)
+            predictions = self.predictor.predict_batch(self.prepared, members, SIZE, padding=False)
             masks += self.scale([prediction.low_res_logits[0] for prediction in predictions])
         return masks
 

@@ -132,7 +132,7 @@ class InProcess:
 
     def _work(self, place: tuple[float, float]) -> bytes:
         prompt = Prompt.build(point_coords=[place], point_labels=[1])
-        (prediction,) = self._predictor.predict_masks(self._prepared, [prompt], SIZE)
+        (prediction,) = self._predictor.predict_batch(self._prepared, [prompt], SIZE, padding=False)
         library = self._predictor.library
         return encode_rle(
             threshold_at_original_size(prediction.low_res_logits[0], SIZE, library=library), library=library

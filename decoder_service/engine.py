@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from decoder_service.prompts import MaskChoice, PromptBatch
+from sam.geometry import LOW_RES_SIDE
+
+
+class Wanted(NamedTuple):
+    """What need be made of masks; logits besides mean nothing.
+
+    Attributes:
+        above: masks whose IoU prediction is above it; None: all.
+        rows: the first so many rows of each, of 256.
+    """
+
+    above: float | None = None
+    rows: int = LOW_RES_SIDE
+
+
+ALL = Wanted()
 
 
 class PreparedEmbedding(Protocol):
@@ -33,7 +49,7 @@ class MaskDecoderEngine(Protocol):
         ...
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, wanted: Wanted = ALL
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the masks of B prompts of one shape.
 
@@ -41,7 +57,7 @@ class MaskDecoderEngine(Protocol):
             prepared: what `prepare` of this engine returned for the image.
             batch: the prompts.
             choice: which of their masks.
-            above: if set, masks whose IoU prediction is not above it need not be made: their logits mean nothing.
+            wanted: what of the masks is. More may be made.
 
         Returns:
             low_res_logits: float32 BxCx256x256, C being 3 for `MaskChoice.THREE` and otherwise 1.

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from decoder_service.engine import PreparedEmbedding
+from decoder_service.engine import ALL, PreparedEmbedding, Wanted
 from decoder_service.prompt_embedding import PromptEmbedder
 from decoder_service.prompts import MaskChoice, PromptBatch
 from decoder_service.team import Team
@@ -109,21 +109,21 @@ class FastMaskDecoder:
         )
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, wanted: Wanted = ALL
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the chosen masks; see `MaskDecoderEngine`."""
         if not isinstance(prepared, FastEmbedding):
             raise TypeError("the embedding was prepared by another engine")
         sparse, dense = self._embed_prompts(batch)
         if len(sparse) == 1:
-            return self._decode(prepared, sparse, dense, choice, above, self._team.map)
+            return self._decode(prepared, sparse, dense, choice, wanted.above, self._team.map)
         # Several prompts need not be cut into parts: each thread takes prompts of its own.
         size = min(_PROMPTS_AT_ONCE, -(-len(sparse) // self._team.threads))
         chunks = [slice(start, start + size) for start in range(0, len(sparse), size)]
 
         def decode(chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
             chunk_dense = None if dense is None else dense[chunk]
-            return self._decode(prepared, sparse[chunk], chunk_dense, choice, above, _one_after_another)
+            return self._decode(prepared, sparse[chunk], chunk_dense, choice, wanted.above, _one_after_another)
 
         logits, ious = zip(*self._team.map(decode, chunks), strict=True)
         return torch.cat(logits), torch.cat(ious)

@@ -11,12 +11,13 @@ import numpy.typing as npt
 import structlog
 import torch
 
-from decoder_service.engine import MaskDecoderEngine, PreparedEmbedding
+from decoder_service.engine import MaskDecoderEngine, PreparedEmbedding, Wanted
 from decoder_service.fast_mask_decoder import FastMaskDecoder
 from decoder_service.fused.library import SOURCES
 from decoder_service.fused.mask_decoder import FusedMaskDecoder
 from decoder_service.plain_mask_decoder import PlainMaskDecoder
 from decoder_service.prompts import MaskChoice, Prompt, PromptShape, batch_prompts
+from decoder_service.resizing import rows_read
 from decoder_service.team import Team
 from sam.compiled.library import Library, LibraryMissing
 from sam.cpu import has_fast_bfloat16
@@ -179,6 +180,7 @@ class MaskPredictor:
         original_size: Size,
         *,
         above: float | None = None,
+        padding: bool = True,
     ) -> list[MaskPrediction]:
         """Predict the masks of prompts that share a shape and a choice; see `batches`.
 
@@ -187,9 +189,11 @@ class MaskPredictor:
             prompts: what to segment.
             original_size: the size of the picture, in pixels.
             above: if set, only masks with an IoU prediction above it are returned, which saves making the others.
+            padding: whether logits below the picture matter, which none that is scaled to its size is made from.
         """
         batch = batch_prompts(prompts, original_size)
         with torch.inference_mode():
-            logits, ious = self._decoder.predict(prepared, batch, prompts[0].choice, above=above)
+            wanted = Wanted(above) if padding else Wanted(above, rows_read(original_size))
+            logits, ious = self._decoder.predict(prepared, batch, prompts[0].choice, wanted)
         found = [MaskPrediction(*each) for each in zip(logits.numpy(), ious.numpy(), strict=True)]
         return found if above is None else [prediction.only(above) for prediction in found]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from decoder_service.engine import PreparedEmbedding
+from decoder_service.engine import ALL, PreparedEmbedding, Wanted
 from decoder_service.prompts import MaskChoice, PromptBatch
 
 
@@ -44,7 +44,7 @@ class PlainMaskDecoder:
         return PlainEmbedding(features)
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, wanted: Wanted = ALL
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict all four masks and choose among them; see `MaskDecoderEngine`."""
         if not isinstance(prepared, PlainEmbedding):

@@ -128,6 +128,11 @@ def reached_above(low_res_logits: Float32Array, original_size: Size, floor: floa
     return Reached(low_res_logits, rows, columns, row_bands, column_bands)
 
 
+def rows_read(original_size: Size) -> int:
+    """Return how many of the 256 rows of logits, the first ones, a picture's mask is made from."""
+    return _axes(original_size)[0].inputs
+
+
 @lru_cache(maxsize=_CACHED_SIZES)
 def _axes(original_size: Size) -> tuple[Axis, Axis]:
     """Return the resize of the rows and that of the columns, for a picture's size."""

@@ -115,7 +115,8 @@ class Segmenter:
         on_last: Callable[[MaskPrediction], None] | None,
     ) -> _Turn:
         started = time.monotonic()
-        predictions = self._predictor.predict_batch(image.prepared, prompts, image.original_size)
+        shown = on_last is not None or form.low_res_view != decoder_service_pb2.LOW_RES_VIEW_NONE
+        predictions = self._predictor.predict_batch(image.prepared, prompts, image.original_size, padding=shown)
         if on_last is not None:
             on_last(predictions[-1])
         predicted = time.monotonic()

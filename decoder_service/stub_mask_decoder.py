@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from decoder_service.engine import PreparedEmbedding
+from decoder_service.engine import ALL, PreparedEmbedding, Wanted
 from decoder_service.plain_mask_decoder import PlainEmbedding
 from decoder_service.prompts import MaskChoice, PromptBatch
 from sam.geometry import LOW_RES_SIDE
@@ -35,7 +35,7 @@ class StubMaskDecoder:
         return PlainEmbedding(features)
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, wanted: Wanted = ALL
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Wait, and draw the grids, three times the same where three are asked for; see `MaskDecoderEngine`."""
         if not isinstance(prepared, PlainEmbedding):

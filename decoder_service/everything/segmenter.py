@@ -136,7 +136,7 @@ class EverythingSegmenter:
         with predictor.team.joined():
             started = time.monotonic()
             predictions = predictor.predict_batch(
-                view.image.prepared, prompts, view.part.crop.size, above=thresholds.above
+                view.image.prepared, prompts, view.part.crop.size, above=thresholds.above, padding=False
             )
             predicted = time.monotonic()
             found = good_masks(prompts, predictions, view.part, thresholds, predictor.team, predictor.library)

@@ -81,6 +81,8 @@ struct Shelf {
     }
 };
 
+constexpr float NOTHING = -1000.0f;  // a logit
+
 struct Arrays {
     Exchange exchange;
     float* vectors;
@@ -109,10 +111,10 @@ extern "C" {
 
 // Decodes prompts of `count` tokens each: `position` is prompts x count x channels, and images[i] the image of the ith,
 // bfloat16 positions x channels, which is cut into `parts`, each of whole rows. Writes logits, prompts x masks x 256 x 256,
-// and IoU predictions, prompts x masks; no logits of a prompt that has no prediction above `above`. `crew` is
-// `samovar_crew_size()` zero bytes.
+// and IoU predictions, prompts x masks; no logits of a prompt that has no prediction above `above`, and of the others the
+// first `rows`, to the next multiple of four, below which they are NOTHING. `crew` is `samovar_crew_size()` zero bytes.
 void samovar_decode(const void* weights, int isa, const uint16_t* const* images, const float* position, int prompts,
-                    int count, int choice, float above, int parts, float* logits, float* ious, void* crew_room) {
+                    int count, int choice, float above, int rows, int parts, float* logits, float* ious, void* crew_room) {
     const Weights& all = *static_cast<const Weights*>(weights);
     Crew& crew = *static_cast<Crew*>(crew_room);
     Shelf counting{nullptr};
@@ -121,9 +123,9 @@ void samovar_decode(const void* weights, int isa, const uint16_t* const* images,
     const Arrays arrays(shelf, position, prompts, count, parts);
     const Exchange& exchange = arrays.exchange;
     const auto own = [&](int prompt) { return reinterpret_cast<bf16*>(arrays.own) + (long)prompt * POSITIONS * CHANNELS; };
-    const auto part_of = [&](int piece) {
+    const auto part_of = [&](int piece, int lines = SIDE_POSITIONS) {
         const int number = piece % parts;
-        const int first = SIDE_POSITIONS * number / parts, end = SIDE_POSITIONS * (number + 1) / parts;
+        const int first = lines * number / parts, end = lines * (number + 1) / parts;
         return Part{piece / parts, number, first * SIDE_POSITIONS, (end - first) * SIDE_POSITIONS};
     };
     const int pieces = prompts * parts, masks = masks_of((Choice)choice);
@@ -148,8 +150,13 @@ void samovar_decode(const void* weights, int isa, const uint16_t* const* images,
     for (int prompt = 0; prompt < prompts; ++prompt)
         if (std::any_of(ious + prompt * masks, ious + (prompt + 1) * masks, [=](float iou) { return !(iou <= above); }))
             wanted.push_back(prompt);
+    constexpr int ROWS = LOGITS / SIDE_POSITIONS;  // of logits for each of the image
+    const int lines = std::min((rows + ROWS - 1) / ROWS, SIDE_POSITIONS);
+    for (int prompt : wanted)
+        for (int mask = prompt * masks; mask < (prompt + 1) * masks; ++mask)
+            std::fill(logits + ((long)mask * LOGITS + lines * ROWS) * LOGITS, logits + (mask + 1L) * LOGITS * LOGITS, NOTHING);
     crew.share((int)wanted.size() * parts, [&](int piece) {
-        const Part part = part_of(wanted[piece / parts] * parts + piece % parts);
+        const Part part = part_of(wanted[piece / parts] * parts + piece % parts, lines);
         upscale(isa, all, own(part.prompt), part, arrays.vectors + (long)part.prompt * masks * LAST, masks,
                 logits + (long)part.prompt * masks * LOGITS * LOGITS);
     });

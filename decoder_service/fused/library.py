@@ -21,7 +21,7 @@ SOURCES = Sources(
     {
         "samovar_decode": [
             *(POINTER, INTEGER, POINTER, POINTER),
-            *(INTEGER, INTEGER, INTEGER, SINGLE, INTEGER),
+            *(INTEGER, INTEGER, INTEGER, SINGLE, INTEGER, INTEGER),
             *(POINTER, POINTER, POINTER),
         ],
         "samovar_help": [POINTER],

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from decoder_service.engine import PreparedEmbedding
+from decoder_service.engine import ALL, PreparedEmbedding, Wanted
 from decoder_service.fast_mask_decoder import FastMaskDecoder, as_positions
 from decoder_service.fused.library import MAX_TOKENS
 from decoder_service.fused.weights import Weights
@@ -77,23 +77,23 @@ class FusedMaskDecoder:
         return FusedEmbedding((as_positions(features) + self._no_mask).to(torch.bfloat16))
 
     def predict(
-        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, *, above: float | None = None
+        self, prepared: PreparedEmbedding, batch: PromptBatch, choice: MaskChoice, wanted: Wanted = ALL
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the chosen masks; see `MaskDecoderEngine`."""
         if not isinstance(prepared, FusedEmbedding):
             raise TypeError("the embedding was prepared by another engine")
         sparse, dense = self._embed_prompts(batch)
         if sparse.shape[1] + len(self._output_tokens) > MAX_TOKENS:
-            return self._fast.predict(self._fast.prepare_positions(prepared.image), batch, choice, above=above)
+            return self._fast.predict(self._fast.prepare_positions(prepared.image), batch, choice, wanted)
         images = [prepared.image] * len(sparse) if dense is None else self._masked(prepared, dense)
         if len(sparse) == 1:
-            return self._decode(images, sparse, choice, above, self._team.map)
+            return self._decode(images, sparse, choice, wanted, self._team.map)
         # Several prompts need not share their threads: each thread takes prompts of its own.
         size = min(_PROMPTS_AT_ONCE, -(-len(sparse) // self._team.threads))
         chunks = [slice(start, start + size) for start in range(0, len(sparse), size)]
 
         def decode(chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._decode(images[chunk], sparse[chunk], choice, above, _alone)
+            return self._decode(images[chunk], sparse[chunk], choice, wanted, _alone)
 
         logits, ious = zip(*self._team.map(decode, chunks), strict=True)
         return torch.cat(logits), torch.cat(ious)
@@ -103,7 +103,7 @@ class FusedMaskDecoder:
         images: list[torch.Tensor],
         sparse: torch.Tensor,
         choice: MaskChoice,
-        above: float | None,
+        wanted: Wanted,
         share: _Share,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Decode prompts together, in the threads in which `share` runs it: the first leads, the others help."""
@@ -113,6 +113,7 @@ class FusedMaskDecoder:
         logits, ious = torch.empty(batch, masks, _LOGITS_SIDE, _LOGITS_SIDE), torch.empty(batch, masks)
         places = (ctypes.c_void_p * batch)(*map(address, images))
         crew = ctypes.create_string_buffer(self._crew_size)
+        above = -math.inf if wanted.above is None else wanted.above
 
         def take_part(number: int) -> None:
             if number:
@@ -123,7 +124,7 @@ class FusedMaskDecoder:
                 self._isa,
                 places,
                 address(position),
-                *(batch, position.shape[1], _CHOICES[choice], -math.inf if above is None else above, threads),
+                *(batch, position.shape[1], _CHOICES[choice], above, wanted.rows, threads),
                 address(logits),
                 address(ious),
                 crew,

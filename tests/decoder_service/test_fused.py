@@ -10,11 +10,14 @@ import torch
 
 from decoder_service.fused.library import MAX_TOKENS, SOURCES
 from decoder_service.fused.mask_decoder import FusedMaskDecoder
+from decoder_service.masks import threshold_at_original_size
 from decoder_service.model import MaskPredictor
 from decoder_service.prompts import Prompt
+from decoder_service.resizing import rows_read
 from decoder_service.team import Team
 from sam.compiled.library import Isa, LibraryMissing
 from sam.cpu import has_fast_bfloat16
+from sam.geometry import Size
 from tests.decoder_service.libraries import compiled
 from tests.decoder_service.networks import seeded_features, seeded_networks
 from tests.decoder_service.test_model import PROMPTS, SIZE, plain, predict, relative_error
@@ -72,6 +75,30 @@ def test_a_prompt_is_decoded_as_if_alone(isa: Isa) -> None:
     for prompt, prediction in zip(prompts, predict(fused(isa), *prompts), strict=True):
         (alone,) = predict(fused(isa), prompt)
         np.testing.assert_array_equal(prediction.low_res_logits, alone.low_res_logits)
+
+
+@pytest.mark.parametrize("size", [SIZE, Size(64, 64), Size(90, 60), Size(1, 300), Size(1200, 1800), Size(9, 16)])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("prompts", [1, 5])
+def test_what_pads_a_picture_need_not_be_made(size: Size, threads: int, prompts: int) -> None:
+    """Without the logits below a picture its masks are the same to the bit, at any threshold, and nothing is there."""
+    model = fused(Isa.AVX512, threads)
+    asked = [
+        Prompt.build(point_coords=[[number, 0]], multimask_output=True)
+        for number in np.linspace(0, size.width - 1, prompts)
+    ]
+    prepared, rows = model.prepare(seeded_features()), rows_read(size)
+    every, some = (model.predict_batch(prepared, asked, size, padding=padding) for padding in (True, False))
+    assert size.height >= size.width or rows < 256
+    for whole, cut in zip(every, some, strict=True):
+        np.testing.assert_array_equal(cut.iou_predictions, whole.iou_predictions)
+        np.testing.assert_array_equal(cut.low_res_logits[:, :rows], whole.low_res_logits[:, :rows])
+        assert (cut.low_res_logits[:, -(-rows // 4) * 4 :] == -1000).all()
+        for one, other in zip(whole.low_res_logits, cut.low_res_logits, strict=True):
+            for threshold in (0.0, float(np.median(one)), -2000.0):
+                for code in (None, compiled(Isa.AVX512)):
+                    masks = [threshold_at_original_size(each, size, threshold, library=code) for each in (one, other)]
+                    np.testing.assert_array_equal(masks[0].full(), masks[1].full())
 
 
 def test_extreme_embeddings_stay_finite() -> None:

@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
+from decoder_service.model import MaskPrediction, MaskPredictor
 from decoder_service.service import SERVICE_NAME, decoder_running
 from sam.auth import ANONYMOUS_TENANT
 from sam.embedding_store import InProcessBackend
@@ -227,6 +228,27 @@ def test_a_remembered_mask_is_refined() -> None:
         assert answers.results[0].masks != answers.results[2].masks
 
     with_decoder(test)
+
+
+def test_what_pads_the_picture_is_made_for_who_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits below the picture are made if they are answered or remembered, and not otherwise."""
+    made = []
+    predict = MaskPredictor.predict_batch
+
+    def told(*given: Any, padding: bool, **options: Any) -> list[MaskPrediction]:
+        made.append(padding)
+        return predict(*given, padding=padding, **options)
+
+    async def test(service: Decoder) -> None:
+        await service.segment()
+        await service.segment(low_res_view=pb.LOW_RES_VIEW_NONE)
+        await service.segment(low_res_view=pb.LOW_RES_VIEW_LOGITS)
+        await service.segment(low_res_view=pb.LOW_RES_VIEW_BITMAP)
+        await service.segment(remember_mask=True)
+
+    monkeypatch.setattr(MaskPredictor, "predict_batch", told)
+    with_decoder(test)
+    assert made == [False, False, True, True, True]
 
 
 def test_get_and_delete_embedding() -> None:
